@@ -1,0 +1,19 @@
+//! What ends a process that serves: SIGINT, SIGTERM, SIGHUP.
+
+use std::io;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// Calls `end` for each of them, on a thread of its own.
+pub(crate) fn on_end(end: impl Fn() + Send + 'static) -> io::Result<()> {
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            for _ in signals.forever() {
+                end();
+            }
+        })?;
+    Ok(())
+}

@@ -1,0 +1,175 @@
+//! A session's database, opened for a command, and the view it gives.
+//!
+//! Reading commands change nothing, beside a live session or not. Which base a
+//! view has is `base`'s to say.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use agentfs_core::lower::MemoryLower;
+use agentfs_core::types::Clock;
+use agentfs_core::{LowerLayer, Name, Overlay, OverlayConfig, Owner, StorageError, Timestamp};
+use agentfs_hostdir::HostDir;
+use agentfs_sqlite::{Database, OpenError, OpenOptions, SqliteStorage, Volume};
+use anyhow::{Context as _, Result};
+
+use crate::base;
+use crate::locate::{HOLDER, Located};
+use crate::output;
+
+/// How long after a change a server has written it: its committer writes every
+/// 100 ms at the latest.
+const COMMIT_DELAY: Duration = Duration::from_millis(120);
+
+/// A database that is open for reading, or for reading and writing.
+pub(crate) struct Store {
+    pub(crate) database: Database,
+    pub(crate) storage: SqliteStorage,
+}
+
+/// A lower layer, whichever it is.
+pub(crate) type Lower = Arc<dyn LowerLayer>;
+
+impl Store {
+    /// Opens an existing database; everything that a live session has done so
+    /// far is in it.
+    pub(crate) fn read(located: &Located) -> Result<Self> {
+        settle(&located.db);
+        Ok(Self::of(open_read_only(&located.db)?))
+    }
+
+    /// Opens an existing database for writing, beside a live session or not.
+    pub(crate) fn write(located: &Located) -> Result<Self> {
+        Self::open(&located.db, &OpenOptions::new())
+    }
+
+    /// Creates a database; what is there already stays as it is.
+    pub(crate) fn create(db: &Path) -> Result<Self> {
+        Self::open(db, &OpenOptions::new().create(true))
+    }
+
+    fn open(db: &Path, options: &OpenOptions) -> Result<Self> {
+        Ok(Self::of(Database::open(db, options)?))
+    }
+
+    fn of(database: Database) -> Self {
+        let storage = database.volume(Volume::View);
+        Self { database, storage }
+    }
+
+    /// Makes sure that what was written is kept, and tidies up.
+    pub(crate) fn close(self) -> Result<()> {
+        drop(self.storage);
+        self.database.sync()?;
+        match self.database.close() {
+            // Somebody else has it open too, and will tidy up.
+            Err(StorageError::Busy) => Ok(()),
+            result => Ok(result?),
+        }
+    }
+}
+
+/// Opens a database for reading. One that an SDK has made is given our extension
+/// tables first, without which it cannot be read.
+pub(crate) fn open_read_only(db: &Path) -> Result<Database, OpenError> {
+    let read_only = OpenOptions::new().read_only(true);
+    match Database::open(db, &read_only) {
+        Err(OpenError::NeedsUpgrade(_)) => {}
+        result => return result,
+    }
+    let database = Database::open(db, &OpenOptions::new())?;
+    // Others may have it open; what was added is there all the same.
+    let _ = database.close();
+    drop(database);
+    Database::open(db, &read_only)
+}
+
+/// Sees to it that what others have done to a database is in it.
+fn settle(db: &Path) {
+    let mut wal = db.as_os_str().to_owned();
+    wal.push("-wal");
+    // Nobody writes to a database that has none.
+    if Path::new(&wal).exists() && !matches!(agentfs_session::flush(db), Ok(true)) {
+        // Served by 'agentfs mount', or by another version.
+        std::thread::sleep(COMMIT_DELAY);
+    }
+}
+
+/// Whether a server, of a session or of a mount, has this database.
+pub(crate) fn is_served(located: &Located) -> bool {
+    File::open(&located.db)
+        .is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
+/// The base of a session as a lower layer.
+pub(crate) fn lower(path: &Path) -> Result<Lower> {
+    let host = HostDir::open(path)
+        .with_context(|| format!("the base {} cannot be opened", output::path(path)))?;
+    Ok(Arc::new(host))
+}
+
+/// The base as a lower layer, or an empty one and its path when it is not there.
+pub(crate) fn lower_or_nothing(
+    located: &Located,
+    database: &Database,
+) -> Result<(Lower, Option<PathBuf>)> {
+    let Ok(path) = base::of(located, database) else {
+        return Ok((Arc::new(MemoryLower::new()), None));
+    };
+    match HostDir::open(&path) {
+        Ok(host) => Ok((Arc::new(host), None)),
+        Err(_) => Ok((Arc::new(MemoryLower::new()), Some(path))),
+    }
+}
+
+/// What the private caches lie over: the home directory, if there is one.
+pub(crate) fn home_or_nothing() -> Lower {
+    let home = std::env::var_os("HOME").and_then(|home| HostDir::open(home).ok());
+    home.map_or_else(
+        || Arc::new(MemoryLower::new()) as Lower,
+        |home| Arc::new(home) as Lower,
+    )
+}
+
+/// How a view is opened.
+pub(crate) fn config() -> OverlayConfig {
+    OverlayConfig {
+        clock: Arc::new(HostClock),
+        hidden: hidden(),
+        root_owner: Owner {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+        },
+    }
+}
+
+/// What the root of a view does not show.
+pub(crate) fn hidden() -> Vec<Name> {
+    Name::new(HOLDER.as_bytes()).into_iter().collect()
+}
+
+/// The view, for looking at.
+pub(crate) fn view(store: &Store, lower: Lower) -> Result<Overlay<SqliteStorage, Lower>> {
+    Ok(Overlay::open_read_only(
+        store.storage.clone(),
+        lower,
+        config(),
+    )?)
+}
+
+/// The host's clock.
+pub(crate) struct HostClock;
+
+impl Clock for HostClock {
+    fn now(&self) -> Timestamp {
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        Timestamp::new(
+            i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
+            now.subsec_nanos(),
+        )
+    }
+}

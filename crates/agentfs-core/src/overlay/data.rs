@@ -1,0 +1,262 @@
+//! The bytes of an upper regular file: chunks over the lower file's bytes over
+//! zeros. Inside a transaction only.
+//!
+//! Invariants: a stored chunk is as long as its part of the file (full, but for
+//! the last); nothing is stored past the size; `origin.data_len_bytes` never
+//! grows.
+
+use super::Overlay;
+use crate::error::FsError;
+use crate::lower::LowerLayer;
+use crate::storage::{InodeRow, ReadTxn, Storage, WriteTxn};
+use crate::types::{FILE_MAX_BYTES, Ino};
+
+impl<S: Storage, L: LowerLayer> Overlay<S, L> {
+    pub(super) fn chunk_size(&self) -> u64 {
+        u64::from(self.storage.chunk_size_bytes())
+    }
+
+    /// Bytes of the lower file that still count.
+    pub(super) fn lower_len(row: &InodeRow) -> u64 {
+        row.origin
+            .as_ref()
+            .map_or(0, |origin| origin.data_len_bytes.min(row.size))
+    }
+
+    /// Writes `data` at `offset` and sets the size in `row`; the caller writes
+    /// the row.
+    pub(super) fn write_range(
+        &self,
+        txn: &mut dyn WriteTxn,
+        ino: Ino,
+        row: &mut InodeRow,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<(), FsError> {
+        let end = offset
+            .checked_add(data.len() as u64)
+            .filter(|&end| end <= FILE_MAX_BYTES)
+            .ok_or(FsError::FileTooLarge)?;
+        let chunk_size = self.chunk_size();
+        if end > row.size {
+            if offset / chunk_size > row.size / chunk_size {
+                self.grow(txn, ino, row, end)?;
+            }
+            // Else the last chunk is written below anyway.
+            row.size = end;
+        }
+        let mut done = 0;
+        while done < data.len() {
+            let at = offset + done as u64;
+            let (index, start) = (at / chunk_size, at % chunk_size);
+            let room = usize_of(chunk_size - start);
+            let part = &data[done..data.len().min(done + room)];
+            let whole = usize_of((row.size - index * chunk_size).min(chunk_size));
+            let chunk = if part.len() == whole {
+                part.into()
+            } else {
+                let mut bytes = self.chunk_bytes(txn, ino, row, index)?;
+                bytes.resize(whole, 0);
+                let start = usize_of(start);
+                bytes[start..start + part.len()].copy_from_slice(part);
+                bytes.into()
+            };
+            txn.put_chunk(ino, index, chunk)?;
+            done += part.len();
+        }
+        self.settle_origin(txn, ino, row)
+    }
+
+    /// Makes `[offset, end)` read as zeros, within the size. The caller writes
+    /// the row.
+    pub(super) fn zero_range(
+        &self,
+        txn: &mut dyn WriteTxn,
+        ino: Ino,
+        row: &mut InodeRow,
+        offset: u64,
+        end: u64,
+    ) -> Result<(), FsError> {
+        let end = end.min(row.size);
+        if offset >= end {
+            return Ok(());
+        }
+        let chunk_size = self.chunk_size();
+        // A hole that reaches the end of the lower bytes needs no chunks to
+        // cover them; whole chunks before it do.
+        if let Some(origin) = &mut row.origin
+            && origin.data_len_bytes <= end
+        {
+            let covered = offset.div_ceil(chunk_size) * chunk_size;
+            origin.data_len_bytes = origin.data_len_bytes.min(covered);
+        }
+        let lower_len = Self::lower_len(row);
+        let first_whole = offset.div_ceil(chunk_size);
+        let past_whole = if end == row.size {
+            end.div_ceil(chunk_size)
+        } else {
+            end / chunk_size
+        };
+        if first_whole < past_whole {
+            txn.delete_chunks(ino, first_whole, past_whole)?;
+            let mut index = first_whole;
+            while index < past_whole && index * chunk_size < lower_len {
+                let len = usize_of((row.size - index * chunk_size).min(chunk_size));
+                txn.put_chunk(ino, index, vec![0; len].into())?;
+                index += 1;
+            }
+        }
+        for index in [offset / chunk_size, (end - 1) / chunk_size] {
+            let start = index * chunk_size;
+            let (from, to) = (offset.max(start), end.min(start + chunk_size));
+            let is_whole = first_whole <= index && index < past_whole;
+            let stored = txn.chunk(ino, index)?.is_some() || start < lower_len;
+            if from < to && !is_whole && stored {
+                let mut bytes = self.chunk_bytes(txn, ino, row, index)?;
+                bytes.resize(usize_of((row.size - start).min(chunk_size)), 0);
+                bytes[usize_of(from - start)..usize_of(to - start)].fill(0);
+                txn.put_chunk(ino, index, bytes.into())?;
+            }
+        }
+        self.settle_origin(txn, ino, row)
+    }
+
+    /// Sets the size in `row`; the caller writes the row.
+    pub(super) fn resize(
+        &self,
+        txn: &mut dyn WriteTxn,
+        ino: Ino,
+        row: &mut InodeRow,
+        size: u64,
+    ) -> Result<(), FsError> {
+        if size > FILE_MAX_BYTES {
+            return Err(FsError::FileTooLarge);
+        }
+        if size > row.size {
+            return self.grow(txn, ino, row, size);
+        }
+        if size < row.size {
+            let chunk_size = self.chunk_size();
+            txn.delete_chunks(ino, size.div_ceil(chunk_size), u64::MAX)?;
+            let (index, keep) = (size / chunk_size, usize_of(size % chunk_size));
+            if keep > 0
+                && let Some(chunk) = txn.chunk(ino, index)?
+                && chunk.len() > keep
+            {
+                txn.put_chunk(ino, index, chunk[..keep].into())?;
+            }
+            row.size = size;
+            if let Some(origin) = &mut row.origin {
+                origin.data_len_bytes = origin.data_len_bytes.min(size);
+            }
+        }
+        Ok(())
+    }
+
+    /// What a chunk holds now; what it lacks to its length is zeros.
+    fn chunk_bytes(
+        &self,
+        txn: &dyn WriteTxn,
+        ino: Ino,
+        row: &InodeRow,
+        index: u64,
+    ) -> Result<Vec<u8>, FsError> {
+        if let Some(chunk) = txn.chunk(ino, index)? {
+            return Ok(chunk.to_vec());
+        }
+        let start = index * self.chunk_size();
+        let lower_end = Self::lower_len(row).min(start + self.chunk_size());
+        if start >= lower_end {
+            return Ok(Vec::new());
+        }
+        let mut bytes = vec![0; usize_of(lower_end - start)];
+        self.read_origin(ino, row, start, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Makes the file larger. The last chunk is filled up: other readers of
+    /// the format rely on full chunks before the last.
+    fn grow(
+        &self,
+        txn: &mut dyn WriteTxn,
+        ino: Ino,
+        row: &mut InodeRow,
+        size: u64,
+    ) -> Result<(), FsError> {
+        let chunk_size = self.chunk_size();
+        if !row.size.is_multiple_of(chunk_size) {
+            let index = row.size / chunk_size;
+            if let Some(chunk) = txn.chunk(ino, index)? {
+                let mut bytes = chunk.to_vec();
+                bytes.resize(usize_of((size - index * chunk_size).min(chunk_size)), 0);
+                txn.put_chunk(ino, index, bytes.into())?;
+            }
+        }
+        row.size = size;
+        Ok(())
+    }
+
+    /// A file of one chunk that has the chunk needs its base file no longer.
+    fn settle_origin(
+        &self,
+        txn: &dyn WriteTxn,
+        ino: Ino,
+        row: &mut InodeRow,
+    ) -> Result<(), FsError> {
+        let one_chunk = (1..=self.chunk_size()).contains(&Self::lower_len(row));
+        if one_chunk
+            && txn.chunk(ino, 0)?.is_some()
+            && let Some(origin) = &mut row.origin
+        {
+            origin.data_len_bytes = 0;
+        }
+        Ok(())
+    }
+
+    /// Splits `[offset, offset + buf.len())` of an upper file into what chunks
+    /// hold, copied into `buf` (zeros elsewhere), and the ranges of the lower
+    /// file that are returned as (start, length), ascending and joined.
+    pub(super) fn read_chunks(
+        &self,
+        txn: &dyn ReadTxn,
+        ino: Ino,
+        row: &InodeRow,
+        offset: u64,
+        buf: &mut [u8],
+    ) -> Result<Vec<(u64, u64)>, FsError> {
+        let chunk_size = self.chunk_size();
+        let lower_len = Self::lower_len(row);
+        let end = offset + buf.len() as u64;
+        let mut lower: Vec<(u64, u64)> = Vec::new();
+        let mut index = offset / chunk_size;
+        while index * chunk_size < end {
+            let start = index * chunk_size;
+            let (from, to) = (offset.max(start), end.min(start + chunk_size));
+            if let Some(chunk) = txn.chunk(ino, index)? {
+                let to = to.min(start + chunk.len() as u64);
+                if from < to {
+                    let source = &chunk[usize_of(from - start)..usize_of(to - start)];
+                    buf[usize_of(from - offset)..usize_of(to - offset)].copy_from_slice(source);
+                }
+            } else if from < lower_len {
+                let to = to.min(lower_len);
+                match lower.last_mut() {
+                    Some((at, len)) if *at + *len == from => *len += to - from,
+                    _ => lower.push((from, to - from)),
+                }
+            } else if let Some(next) = txn.next_chunk(ino, index)? {
+                index = next;
+                continue;
+            } else {
+                break;
+            }
+            index += 1;
+        }
+        Ok(lower)
+    }
+}
+
+/// A length that is known to fit: at most one chunk or one request.
+pub(super) fn usize_of(len: u64) -> usize {
+    usize::try_from(len).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,339 @@
+//! Reading, writing and seeking regular files, by inode; open lower files are
+//! kept for a while.
+//!
+//! Reading never writes to the storage. A partly copied-up file whose base
+//! changed since gives [`FsError::LowerChanged`], never a mix.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use lru::LruCache;
+
+use super::data::usize_of;
+use super::lookup::Inode;
+use super::request::{Fallocate, SeekWhence};
+use super::{Overlay, merge};
+use crate::error::FsError;
+use crate::lower::{LowerFile, LowerLayer};
+use crate::storage::{InodeRow, ReadTxn, Storage};
+use crate::types::{FILE_MAX_BYTES, FileKind, Ino, LowerPath};
+
+/// Lower files kept open: a descriptor each.
+const OPEN_FILES_MAX: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+/// Bytes moved by one step of `copy_file_range`.
+const COPY_STEP_BYTES: u64 = 1 << 20;
+/// Bytes moved by one call of `copy_file_range`; it may always move less.
+const COPY_CALL_BYTES: u64 = 64 << 20;
+
+/// Lower files that were read of late, by inode number.
+pub(super) struct OpenFiles(LruCache<Ino, Arc<dyn LowerFile>>);
+
+impl Default for OpenFiles {
+    fn default() -> Self {
+        Self(LruCache::new(OPEN_FILES_MAX))
+    }
+}
+
+impl OpenFiles {
+    pub(super) fn remove(&mut self, ino: Ino) {
+        self.0.pop(&ino);
+    }
+}
+
+impl<S: Storage, L: LowerLayer> Overlay<S, L> {
+    /// Reads up to `len` bytes at `offset`; short only at the end of the file.
+    ///
+    /// # Errors
+    /// [`FsError::IsADirectory`]; [`FsError::InvalidArgument`] for other kinds;
+    /// [`FsError::LowerChanged`]; [`FsError::StaleInode`], and those of the
+    /// layers.
+    pub fn read(&self, ino: Ino, offset: u64, len: usize) -> Result<Vec<u8>, FsError> {
+        let namespace = self.namespace.read();
+        let mut buf = Vec::new();
+        let plan = self.storage.read(|txn| {
+            let Some(row) = txn.inode(ino)? else {
+                return Ok(None);
+            };
+            self.node(ino)?;
+            require_regular(row.kind)?;
+            let len = (len as u64).min(row.size.saturating_sub(offset));
+            buf = vec![0; usize_of(len)];
+            let lower = self.read_chunks(txn, ino, &row, offset, &mut buf)?;
+            Ok::<_, FsError>(Some((row, lower)))
+        })?;
+        let Some((row, lower)) = plan else {
+            let file = self.storage.read(|txn| self.open_lower(txn, ino))?;
+            drop(namespace);
+            buf = vec![0; len];
+            let read = file.read_at(&mut buf, offset)?;
+            buf.truncate(read);
+            return Ok(buf);
+        };
+        for (at, len) in lower {
+            let start = usize_of(at - offset);
+            self.read_origin(ino, &row, at, &mut buf[start..start + usize_of(len)])?;
+        }
+        Ok(buf)
+    }
+
+    /// Writes all of `data` at `offset`. With `kill_suid_sgid` the set-user-ID
+    /// bit goes, and set-group-ID where the group may execute.
+    ///
+    /// # Errors
+    /// [`FsError::FileTooLarge`], and those of [`Self::read`].
+    pub fn write(
+        &self,
+        ino: Ino,
+        offset: u64,
+        data: &[u8],
+        kill_suid_sgid: bool,
+    ) -> Result<(), FsError> {
+        if data.is_empty() {
+            return require_regular(self.getattr(ino)?.kind);
+        }
+        let now = self.config.clock.now();
+        self.modify(ino, |txn, row| {
+            self.write_range(txn, ino, row, offset, data)?;
+            row.mtime = now;
+            row.ctime = now;
+            if kill_suid_sgid {
+                row.perm = super::setattr::without_suid_sgid(row.perm);
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes what a write-back cache has held until now. As [`Self::write`],
+    /// but times stay as they are: who keeps such a cache keeps the times too,
+    /// and sends them in a [`Self::setattr`]. A time of ours would replace the
+    /// one that programs have been shown.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn write_cached(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<(), FsError> {
+        if data.is_empty() {
+            return require_regular(self.getattr(ino)?.kind);
+        }
+        self.modify(ino, |txn, row| {
+            self.write_range(txn, ino, row, offset, data)
+        })
+    }
+
+    /// Preallocates, punches holes, zeroes.
+    ///
+    /// # Errors
+    /// [`FsError::InvalidArgument`] for a length of 0,
+    /// [`FsError::FileTooLarge`], and those of [`Self::read`].
+    pub fn fallocate(
+        &self,
+        ino: Ino,
+        mode: Fallocate,
+        offset: u64,
+        len: u64,
+    ) -> Result<(), FsError> {
+        if len == 0 {
+            return Err(FsError::InvalidArgument);
+        }
+        let end = offset
+            .checked_add(len)
+            .filter(|&end| end <= FILE_MAX_BYTES)
+            .ok_or(FsError::FileTooLarge)?;
+        if mode == Fallocate::KeepSize {
+            // Space is the database's to find; nothing that can be seen changes.
+            return require_regular(self.getattr(ino)?.kind);
+        }
+        let now = self.config.clock.now();
+        self.modify(ino, |txn, row| {
+            let extends = matches!(
+                mode,
+                Fallocate::Allocate | Fallocate::ZeroRange { keep_size: false }
+            );
+            if extends && end > row.size {
+                self.resize(txn, ino, row, end)?;
+            }
+            if mode != Fallocate::Allocate {
+                self.zero_range(txn, ino, row, offset, end)?;
+            }
+            row.mtime = now;
+            row.ctime = now;
+            Ok(())
+        })
+    }
+
+    /// Finds the next data or hole at or after `offset`.
+    ///
+    /// # Errors
+    /// [`FsError::NoSuchRange`] past the last data, or past the end; and those
+    /// of [`Self::read`].
+    pub fn lseek(&self, ino: Ino, offset: u64, whence: SeekWhence) -> Result<u64, FsError> {
+        let _namespace = self.namespace.read();
+        let hole = whence == SeekWhence::Hole;
+        self.storage.read(|txn| match self.inode(txn, ino)? {
+            Inode::Lower { attr, .. } => {
+                require_regular(attr.kind)?;
+                let file = self.open_lower(txn, ino)?;
+                file.seek(offset, hole)?.ok_or(FsError::NoSuchRange)
+            }
+            Inode::Upper(row) => {
+                require_regular(row.kind)?;
+                self.seek_upper(txn, ino, &row, offset, hole)
+            }
+        })
+    }
+
+    /// Copies bytes between files. Returns the bytes copied: less than `len`
+    /// at the end of the source, and after 64 MiB.
+    ///
+    /// # Errors
+    /// Those of [`Self::read`] and [`Self::write`];
+    /// [`FsError::InvalidArgument`] for overlapping ranges of one file.
+    pub fn copy_file_range(
+        &self,
+        from: Ino,
+        from_offset: u64,
+        to: Ino,
+        to_offset: u64,
+        len: u64,
+    ) -> Result<u64, FsError> {
+        // What the source has now: it may grow by the copying itself.
+        let source = self.getattr(from)?;
+        require_regular(source.kind)?;
+        let rest = source.size.saturating_sub(from_offset);
+        let len = len.min(rest).min(COPY_CALL_BYTES);
+        if from == to && from_offset.abs_diff(to_offset) < len {
+            return Err(FsError::InvalidArgument);
+        }
+        let mut copied = 0;
+        while copied < len {
+            let step = usize_of((len - copied).min(COPY_STEP_BYTES));
+            let data = self.read(from, from_offset + copied, step)?;
+            if data.is_empty() {
+                break;
+            }
+            match self.write(to, to_offset.saturating_add(copied), &data, false) {
+                Ok(()) => copied += data.len() as u64,
+                Err(_) if copied > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(copied)
+    }
+
+    /// Copies a regular file up, lets `change` work on it, and writes its row.
+    pub(super) fn modify(
+        &self,
+        ino: Ino,
+        change: impl FnOnce(&mut dyn crate::storage::WriteTxn, &mut InodeRow) -> Result<(), FsError>,
+    ) -> Result<(), FsError> {
+        let _namespace = self.namespace.write();
+        self.node(ino)?;
+        self.storage.write(|txn| {
+            let mut row = self.copy_up(txn, ino)?;
+            require_regular(row.kind)?;
+            change(txn, &mut row)?;
+            Ok(txn.put_inode(ino, &row)?)
+        })
+    }
+
+    /// The open lower file of an inode that is not copied up.
+    fn open_lower(&self, txn: &dyn ReadTxn, ino: Ino) -> Result<Arc<dyn LowerFile>, FsError> {
+        if let Some(file) = self.files.lock().0.get(&ino) {
+            return Ok(Arc::clone(file));
+        }
+        let node = self.node(ino)?;
+        let (id, kind) = node.lower.ok_or(FsError::StaleInode)?;
+        require_regular(kind)?;
+        let path = self.lower_path_of(txn, ino, &node)?;
+        let file = self.open_file(ino, &path)?;
+        if file.attr()?.id == id {
+            return Ok(file);
+        }
+        self.files.lock().remove(ino);
+        Err(FsError::StaleInode)
+    }
+
+    /// Reads bytes that a partly copied-up file still has from its base file.
+    pub(super) fn read_origin(
+        &self,
+        ino: Ino,
+        row: &InodeRow,
+        offset: u64,
+        buf: &mut [u8],
+    ) -> Result<(), FsError> {
+        let origin = row.origin.as_ref().ok_or(FsError::StaleInode)?;
+        let changed = || {
+            self.files.lock().remove(ino);
+            tracing::warn!(base = %origin.path, "changed outside under a partly modified copy");
+            FsError::LowerChanged(origin.path.clone())
+        };
+        let file = match self.open_file(ino, &origin.path) {
+            Ok(file) => file,
+            Err(FsError::Lower(error)) if error.errno != libc::EMFILE => {
+                tracing::debug!(%error, "base file cannot be opened");
+                return Err(changed());
+            }
+            Err(error) => return Err(error),
+        };
+        let read = file.read_at(buf, offset)?;
+        // Asked after the read: whatever changed before or during it shows.
+        if read != buf.len() || !merge::same_content(&origin.fingerprint, &file.attr()?) {
+            return Err(changed());
+        }
+        Ok(())
+    }
+
+    fn open_file(&self, ino: Ino, path: &LowerPath) -> Result<Arc<dyn LowerFile>, FsError> {
+        if let Some(file) = self.files.lock().0.get(&ino) {
+            return Ok(Arc::clone(file));
+        }
+        let file: Arc<dyn LowerFile> = self.lower.open(path)?.into();
+        self.files.lock().0.put(ino, Arc::clone(&file));
+        Ok(file)
+    }
+
+    fn seek_upper(
+        &self,
+        txn: &dyn ReadTxn,
+        ino: Ino,
+        row: &InodeRow,
+        offset: u64,
+        hole: bool,
+    ) -> Result<u64, FsError> {
+        if offset >= row.size {
+            return Err(FsError::NoSuchRange);
+        }
+        let chunk_size = self.chunk_size();
+        let lower_len = Self::lower_len(row);
+        let mut index = offset / chunk_size;
+        loop {
+            let start = index * chunk_size;
+            if start >= row.size {
+                // The end of the file is a hole, and no data.
+                return if hole {
+                    Ok(row.size)
+                } else {
+                    Err(FsError::NoSuchRange)
+                };
+            }
+            let has_data = start < lower_len || txn.chunk(ino, index)?.is_some();
+            if has_data != hole {
+                return Ok(offset.max(start));
+            }
+            index = if hole {
+                // All that is left of the lower file counts as data.
+                (index + 1).max(lower_len.div_ceil(chunk_size))
+            } else {
+                txn.next_chunk(ino, index + 1)?
+                    .ok_or(FsError::NoSuchRange)?
+            };
+        }
+    }
+}
+
+fn require_regular(kind: FileKind) -> Result<(), FsError> {
+    match kind {
+        FileKind::Regular => Ok(()),
+        FileKind::Directory => Err(FsError::IsADirectory),
+        _ => Err(FsError::InvalidArgument),
+    }
+}

@@ -1,0 +1,227 @@
+//! [`AgentFs`]: one FUSE request, one operation of the overlay.
+//!
+//! No rule of the file system is decided here. No handler waits for anything
+//! but the overlay, none touches the mount, and a panic in one is an EIO for
+//! its program, not the end of the mount.
+
+mod answer;
+mod requests;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use agentfs_core::{Attr, FsError, Ino, LowerLayer, Overlay, Storage};
+use fuser::{FileAttr, Generation, InitFlags, KernelConfig, ReplyAttr, ReplyEmpty, ReplyEntry};
+
+use crate::convert::{errno, file_attr};
+use crate::counters::{Counters, Operation};
+use crate::ids::KnownIds;
+use crate::interest::{Directories, FOR_GOOD, is_upper};
+use crate::notify::{Abilities, EntryChange, Notifier};
+
+/// Inode numbers are never reused for another object.
+const GENERATION: Generation = Generation(0);
+/// The largest write and read request, in bytes.
+const REQUEST_MAX_BYTES: u32 = 1024 * 1024;
+/// Read-ahead and write-back requests that the kernel may have open at once.
+const BACKGROUND_MAX: u16 = 64;
+/// The first minor version of the protocol whose kernel can expire all entries,
+/// the negative ones too, at once (Linux 6.16).
+const EPOCH_MINOR: u32 = 44;
+/// Cookies of `.` and `..`; those of the overlay are greater.
+const DOT_COOKIE: u64 = 1;
+const DOT_DOT_COOKIE: u64 = 2;
+
+/// Serves an overlay to the kernel.
+pub(crate) struct AgentFs<S, L> {
+    overlay: Arc<Overlay<S, L>>,
+    directories: Arc<Directories>,
+    counters: Arc<Counters>,
+    notifier: Notifier,
+    writeback: bool,
+    known_ids: Option<KnownIds>,
+    /// The kernel opens without asking; else each open is answered.
+    no_open: bool,
+    no_opendir: bool,
+    abilities: Arc<Abilities>,
+}
+
+impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
+    pub(crate) fn new(
+        overlay: Arc<Overlay<S, L>>,
+        directories: Arc<Directories>,
+        counters: Arc<Counters>,
+        notifier: Notifier,
+        abilities: Arc<Abilities>,
+        writeback: bool,
+        known_ids: Option<KnownIds>,
+    ) -> Self {
+        Self {
+            overlay,
+            directories,
+            counters,
+            notifier,
+            writeback,
+            known_ids,
+            no_open: false,
+            no_opendir: false,
+            abilities,
+        }
+    }
+
+    /// Agrees with the kernel on what it may do without asking.
+    fn negotiate(&mut self, config: &mut KernelConfig) {
+        let offered = config.capabilities();
+        let mut wanted = InitFlags::FUSE_ASYNC_DIO
+            | InitFlags::FUSE_HANDLE_KILLPRIV_V2
+            | InitFlags::FUSE_DO_READDIRPLUS
+            | InitFlags::FUSE_READDIRPLUS_AUTO
+            | InitFlags::FUSE_PARALLEL_DIROPS
+            | InitFlags::FUSE_CACHE_SYMLINKS
+            | InitFlags::FUSE_NO_OPEN_SUPPORT
+            | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
+        if self.writeback {
+            wanted |= InitFlags::FUSE_WRITEBACK_CACHE;
+        }
+        // Every one of them is offered, so none is refused.
+        let _ = config.add_capabilities(wanted & offered);
+        self.no_open = offered.contains(InitFlags::FUSE_NO_OPEN_SUPPORT);
+        self.no_opendir = offered.contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
+        let expire_entry = offered.contains(InitFlags::FUSE_HAS_EXPIRE_ONLY);
+        self.abilities
+            .expire_entry
+            .store(expire_entry, Ordering::Relaxed);
+        let expire_all = config.kernel_abi().1 >= EPOCH_MINOR;
+        self.abilities
+            .expire_all
+            .store(expire_all, Ordering::Relaxed);
+        let _ = config.set_max_write(REQUEST_MAX_BYTES);
+        let _ = config.set_max_background(BACKGROUND_MAX);
+        tracing::debug!(kernel = %config.kernel_abi(), ?offered, "mounted");
+    }
+
+    /// Counts a request and runs its handler. One that panics drops its reply
+    /// unsent, for which the library answers EIO.
+    fn serve(&self, operation: Operation, handler: impl FnOnce()) {
+        self.counters.count(operation);
+        if catch_unwind(AssertUnwindSafe(handler)).is_err() {
+            tracing::error!(
+                operation = operation.name(),
+                "a request panicked; answered with EIO"
+            );
+        }
+    }
+
+    /// Attributes as programs are to see them.
+    fn shown(&self, attr: &Attr) -> FileAttr {
+        let mut shown = file_attr(attr);
+        if let Some(ids) = &self.known_ids {
+            ids.apply(attr, &mut shown);
+        }
+        shown
+    }
+
+    /// How long what is said about the entries of `dir` holds; watches it first.
+    fn enter(&self, dir: Ino) -> Duration {
+        self.directories.enter(dir, || self.overlay.lower_dir(dir))
+    }
+
+    /// How long attributes hold, as found in a directory whose answers hold for
+    /// `in_dir`.
+    fn attr_ttl(&self, attr: &Attr, in_dir: Duration) -> Duration {
+        if attr.kind.is_dir() {
+            self.directories.own_ttl(attr.ino).min(in_dir)
+        } else {
+            in_dir
+        }
+    }
+
+    /// Where nobody tells of changes, they are noticed when the kernel asks again.
+    fn compare(&self, attr: &Attr, ttl: Duration) {
+        if ttl == FOR_GOOD || is_upper(attr.ino) || !self.directories.has_changed(attr) {
+            return;
+        }
+        if attr.kind.is_dir() {
+            self.notifier.base_directory_changed(attr.ino);
+        } else if let Some((dir, name)) = self.overlay.known_name(attr.ino) {
+            self.notifier
+                .base_entry_changed(dir, name, EntryChange::Object);
+        }
+    }
+
+    /// Answers with an entry that was found or made in `dir`.
+    fn entry(&self, in_dir: Duration, result: Result<Attr, FsError>, reply: ReplyEntry) {
+        match result {
+            Ok(attr) => {
+                let attr_ttl = self.attr_ttl(&attr, in_dir);
+                self.compare(&attr, attr_ttl);
+                reply.entry_with_ttls(&attr_ttl, &in_dir, &self.shown(&attr), GENERATION);
+            }
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn attr(&self, result: Result<Attr, FsError>, reply: ReplyAttr) {
+        match result {
+            Ok(attr) => {
+                let ttl = if attr.kind.is_dir() {
+                    self.directories.own_ttl(attr.ino)
+                } else {
+                    match self.overlay.known_name(attr.ino) {
+                        Some((parent, _)) => self.directories.own_ttl(parent),
+                        None => FOR_GOOD,
+                    }
+                };
+                reply.attr(&ttl, &self.shown(&attr));
+            }
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn forget_one(&self, ino: Ino, count: u64) {
+        self.overlay.forget(ino, count);
+        if self.directories.contains(ino) && self.overlay.known_name(ino).is_none() {
+            self.directories.forget(ino);
+        }
+    }
+
+    /// The attributes of `.` and `..`; their numbers are all that is used.
+    fn dot_entries(&self, dir: Ino, offset: u64) -> Vec<(Ino, u64, &'static str)> {
+        let mut entries = Vec::new();
+        if offset < DOT_COOKIE {
+            entries.push((dir, DOT_COOKIE, "."));
+        }
+        if offset < DOT_DOT_COOKIE {
+            entries.push((
+                self.overlay.parent(dir).unwrap_or(dir),
+                DOT_DOT_COOKIE,
+                "..",
+            ));
+        }
+        entries
+    }
+
+    fn sync(&self, ino: Ino, reply: ReplyEmpty) {
+        self.overlay.fsync(
+            ino,
+            Box::new(move |result| match result {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(errno(&FsError::Storage(error))),
+            }),
+        );
+    }
+
+    /// Whether set-id bits go, as the kernel says with `FATTR_KILL_SUIDGID`,
+    /// which the library does not hand on: for every change of owner, and for a
+    /// truncation by someone without privilege.
+    fn kills_suid_sgid(&self, ino: Ino, uid: u32, owner: bool, size: bool) -> bool {
+        (size && uid != 0)
+            || (owner
+                && self
+                    .overlay
+                    .getattr(ino)
+                    .is_ok_and(|attr| !attr.kind.is_dir()))
+    }
+}

@@ -1,0 +1,108 @@
+//! Counts requests by kind: what an operation costs is first of all the number
+//! of requests it takes. Must stay cheap enough to be always on.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! operations {
+    ($($variant:ident $name:literal),* $(,)?) => {
+        /// A kind of request the kernel makes.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[allow(missing_docs)] // Their names are those of the FUSE protocol.
+        pub enum Operation { $($variant),* }
+
+        impl Operation {
+            const NAMES: &'static [&'static str] = &[$($name),*];
+            const ALL: &'static [Operation] = &[$(Operation::$variant),*];
+        }
+    };
+}
+
+operations! {
+    Lookup "LOOKUP", Forget "FORGET", Getattr "GETATTR", Setattr "SETATTR",
+    Readlink "READLINK", Mknod "MKNOD", Mkdir "MKDIR", Unlink "UNLINK", Rmdir "RMDIR",
+    Symlink "SYMLINK", Rename "RENAME", Link "LINK", Open "OPEN", Read "READ",
+    Write "WRITE", Flush "FLUSH", Release "RELEASE", Fsync "FSYNC", Opendir "OPENDIR",
+    Readdir "READDIR", Readdirplus "READDIRPLUS", Releasedir "RELEASEDIR",
+    Fsyncdir "FSYNCDIR", Statfs "STATFS", Setxattr "SETXATTR", Getxattr "GETXATTR",
+    Listxattr "LISTXATTR", Removexattr "REMOVEXATTR", Access "ACCESS", Create "CREATE",
+    Ioctl "IOCTL", Fallocate "FALLOCATE", Lseek "LSEEK", CopyFileRange "COPY_FILE_RANGE",
+}
+
+impl Operation {
+    /// The name in the FUSE protocol, without its prefix.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+}
+
+/// How many requests of each kind have come in.
+#[derive(Debug)]
+pub struct Counters([AtomicU64; Operation::ALL.len()]);
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
+impl Counters {
+    pub(crate) fn count(&self, operation: Operation) {
+        self.0[operation as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests of one kind so far.
+    #[must_use]
+    pub fn get(&self, operation: Operation) -> u64 {
+        self.0[operation as usize].load(Ordering::Relaxed)
+    }
+
+    /// All requests so far.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        Operation::ALL
+            .iter()
+            .map(|&operation| self.get(operation))
+            .sum()
+    }
+
+    /// Starts counting from zero.
+    pub fn reset(&self) {
+        for counter in &self.0 {
+            counter.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// `LOOKUP 3, MKNOD 1`: the kinds that occurred, in the protocol's order.
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for &operation in Operation::ALL {
+            let count = self.get(operation);
+            if count > 0 {
+                write!(f, "{separator}{} {count}", operation.name())?;
+                separator = ", ";
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_by_kind_and_starts_anew() {
+        let counters = Counters::default();
+        counters.count(Operation::CopyFileRange);
+        counters.count(Operation::Lookup);
+        counters.count(Operation::Lookup);
+        assert_eq!(counters.to_string(), "LOOKUP 2, COPY_FILE_RANGE 1");
+        assert_eq!(counters.total(), 3);
+        counters.reset();
+        assert_eq!(counters.to_string(), "");
+    }
+}

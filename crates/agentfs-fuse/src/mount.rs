@@ -1,0 +1,266 @@
+//! From an overlay to a mount that is served: [`serve`], [`mount`], [`Server`].
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use agentfs_core::{LowerLayer, Overlay, Storage};
+use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
+use parking_lot::Mutex;
+use thiserror::Error;
+
+use crate::adapter::AgentFs;
+use crate::counters::Counters;
+use crate::ids::KnownIds;
+use crate::interest::{DirInterest, Directories};
+use crate::notify::{self, Abilities, Device, Notifier};
+
+/// How an overlay is served.
+#[derive(Clone)]
+pub struct FuseConfig {
+    /// Threads that answer requests.
+    pub threads: usize,
+    /// How long the kernel may keep what it has learned of a base directory
+    /// whose changes are not told.
+    pub unwatched_ttl: Duration,
+    /// Whether the kernel gathers writes before it hands them over. A program
+    /// sees no difference; the storage gets fewer and larger writes.
+    pub writeback: bool,
+    /// Who watches the base for changes made by others.
+    pub interest: Arc<dyn DirInterest>,
+    /// The ids that the mount knows, where it does not know all of them (an
+    /// ordinary user's namespace). Others are shown as these.
+    pub known_ids: Option<KnownIds>,
+}
+
+impl FuseConfig {
+    /// The defaults: two threads, half a second, writeback.
+    #[must_use]
+    pub fn new(interest: Arc<dyn DirInterest>) -> Self {
+        Self {
+            threads: 2,
+            unwatched_ttl: Duration::from_millis(500),
+            writeback: true,
+            interest,
+            known_ids: None,
+        }
+    }
+}
+
+/// Who may use a mount made by [`mount`], and how it is listed.
+#[derive(Clone, Debug, Default)]
+pub struct MountOptions {
+    /// Users other than the mounting one may use it. An ordinary user needs
+    /// `user_allow_other` in `/etc/fuse.conf` for that.
+    pub allow_other: bool,
+}
+
+/// Why a view could not be mounted.
+#[derive(Debug, Error)]
+pub enum MountError {
+    /// `/dev/fuse` is missing or closed to this user.
+    #[error("cannot open /dev/fuse ({0}): load the fuse module, or have it made accessible")]
+    Device(io::Error),
+    /// Neither root nor the setuid helper.
+    #[error("mounting as an ordinary user needs fusermount3: install the package fuse3")]
+    NoHelper,
+    /// The kernel or the helper refused.
+    #[error("cannot mount on {path}: {source}")]
+    Refused {
+        /// The mount point.
+        path: String,
+        /// What it said.
+        source: io::Error,
+    },
+    /// The kernel does not speak the protocol, or a thread could not be started.
+    #[error("cannot serve the mounted view: {0}")]
+    Serve(io::Error),
+}
+
+/// A view that is being served.
+pub struct Server {
+    requests: JoinHandle<io::Result<()>>,
+    notifications: [JoinHandle<()>; 2],
+    notifier: Notifier,
+    counters: Arc<Counters>,
+    unmounter: Mutex<Option<SessionUnmounter>>,
+}
+
+impl Server {
+    /// The handle to tell the kernel of changes with.
+    #[must_use]
+    pub fn notifier(&self) -> Notifier {
+        self.notifier.clone()
+    }
+
+    /// Counts of the requests so far.
+    #[must_use]
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Unmounts what [`mount`] mounted. A mount made by hand (see [`serve`])
+    /// ends when whoever made it unmounts it, or its namespace ends.
+    ///
+    /// # Errors
+    /// The host's: EBUSY when files are open.
+    pub fn unmount(&self) -> io::Result<()> {
+        match self.unmounter.lock().as_mut() {
+            Some(unmounter) => unmounter.unmount(),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the mount has ended.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.requests.is_finished()
+    }
+
+    /// Returns when the mount has ended.
+    ///
+    /// # Errors
+    /// Why it ended, if not by being unmounted.
+    pub fn wait(self) -> io::Result<()> {
+        let ended = self
+            .requests
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("panicked")));
+        self.notifier.end();
+        for thread in self.notifications {
+            let _ = thread.join();
+        }
+        ended
+    }
+}
+
+/// Serves a file system that is mounted already, by `mount(2)` with
+/// [`mount_data`] on a descriptor of `/dev/fuse`. Returns once the kernel has
+/// agreed on the protocol; requests are answered by threads.
+///
+/// # Errors
+/// [`MountError::Serve`]
+pub fn serve<S: Storage, L: LowerLayer>(
+    overlay: Arc<Overlay<S, L>>,
+    device: OwnedFd,
+    config: FuseConfig,
+) -> Result<Server, MountError> {
+    start(overlay, config, true, |fs, config| {
+        Session::from_fd(fs, device, SessionACL::All, config.clone()).map_err(MountError::Serve)
+    })
+}
+
+/// Mounts a view on a directory: directly as root, else through `fusermount3`.
+///
+/// # Errors
+/// As [`MountError`] lists.
+pub fn mount<S: Storage, L: LowerLayer>(
+    overlay: Arc<Overlay<S, L>>,
+    mountpoint: &Path,
+    options: &MountOptions,
+    config: FuseConfig,
+) -> Result<Server, MountError> {
+    // Refused early, and with a better sentence than the library has.
+    let device = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse");
+    drop(device.map_err(MountError::Device)?);
+    let allow_other = options.allow_other;
+    start(overlay, config, allow_other, |fs, config| {
+        Session::new(fs, mountpoint, config).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound if mountpoint.is_dir() => MountError::NoHelper,
+            _ => MountError::Refused {
+                path: mountpoint.display().to_string(),
+                source,
+            },
+        })
+    })
+}
+
+fn start<S: Storage, L: LowerLayer>(
+    overlay: Arc<Overlay<S, L>>,
+    config: FuseConfig,
+    allow_other: bool,
+    open: impl FnOnce(AgentFs<S, L>, &Config) -> Result<Session<AgentFs<S, L>>, MountError>,
+) -> Result<Server, MountError> {
+    let FuseConfig {
+        threads,
+        unwatched_ttl,
+        writeback,
+        interest,
+        known_ids,
+    } = config;
+    let counters = Arc::new(Counters::default());
+    let (notifier, waiting) = notify::pair();
+    interest.attached(&notifier);
+    let directories = Arc::new(Directories::new(interest, unwatched_ttl));
+    let abilities = Arc::new(Abilities::default());
+    let fs = AgentFs::new(
+        Arc::clone(&overlay),
+        Arc::clone(&directories),
+        Arc::clone(&counters),
+        notifier.clone(),
+        Arc::clone(&abilities),
+        writeback,
+        known_ids,
+    );
+
+    let mut options = Config::default();
+    options.mount_options = vec![
+        MountOption::FSName("agentfs".into()),
+        MountOption::Subtype("agentfs".into()),
+        MountOption::DefaultPermissions,
+    ];
+    options.acl = if allow_other {
+        SessionACL::All
+    } else {
+        SessionACL::Owner
+    };
+    options.n_threads = Some(threads.max(1));
+    // A queue per thread, where another descriptor can be had.
+    options.clone_fd = threads > 1
+        && std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/fuse")
+            .is_ok();
+
+    let mut session = open(fs, &options)?;
+    let unmounter = session.unmount_callable();
+    let device = session
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(MountError::Serve)?;
+    let notifications = waiting
+        .start(overlay, directories, Device::new(device, abilities))
+        .map_err(MountError::Serve)?;
+    let requests = std::thread::Builder::new()
+        .name("fuse".into())
+        .spawn(move || session.run())
+        .map_err(MountError::Serve)?;
+    Ok(Server {
+        requests,
+        notifications,
+        notifier,
+        counters,
+        unmounter: Mutex::new(Some(unmounter)),
+    })
+}
+
+/// The data argument of `mount(2)` for a descriptor of `/dev/fuse`, with source
+/// `agentfs` and type `fuse.agentfs`: the kernel checks permissions
+/// (`default_permissions`), and all users of the mount's user namespace may use
+/// it. `user_id` and `group_id` are those of the mounting process, in its user
+/// namespace.
+#[must_use]
+pub fn mount_data(device: &impl std::os::fd::AsRawFd, user_id: u32, group_id: u32) -> String {
+    let fd = device.as_raw_fd();
+    format!(
+        "fd={fd},rootmode=40000,user_id={user_id},group_id={group_id},\
+         default_permissions,allow_other"
+    )
+}

@@ -1,0 +1,275 @@
+//! [`HostDir`]: the lower layer over a directory descriptor.
+//!
+//! Directories are kept open as `O_PATH` in a bounded cache, so that a `stat`
+//! costs one system call. A cached descriptor keeps pointing at the directory it
+//! was opened for even when others replace it, therefore it is used for a short
+//! time only ([`CACHED_FOR`]) and dropped at once by [`HostDir::invalidate`].
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use agentfs_core::lower::{LowerAttr, LowerDirEntry, LowerFile, LowerLayer};
+use agentfs_core::types::FsStats;
+use agentfs_core::{LowerError, LowerPath, Name};
+use lru::LruCache;
+use parking_lot::Mutex;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, Stat, openat, statat};
+use rustix::io::Errno;
+
+use crate::convert::{dirent_kind, lower_attr};
+use crate::file::{self, HostFile};
+use crate::{walk, xattr};
+
+/// Directory descriptors kept open, at most.
+const CACHED_DIRS_MAX: std::num::NonZeroUsize = std::num::NonZeroUsize::new(512).unwrap();
+/// How long a cached descriptor is believed to be what its path leads to.
+const CACHED_FOR: Duration = Duration::from_millis(500);
+/// Bytes of directory entries asked for at once.
+const DIRENT_BUFFER_BYTES: usize = 64 * 1024;
+/// The first buffer for the target of a symbolic link, in bytes.
+const LINK_BUFFER_BYTES: usize = 256;
+
+/// A directory of the host, read-only. Cheap to share: put it into an [`Arc`].
+pub struct HostDir {
+    root: Arc<OwnedFd>,
+    dirs: Mutex<LruCache<LowerPath, CachedDir>>,
+}
+
+struct CachedDir {
+    fd: Arc<OwnedFd>,
+    opened: Instant,
+}
+
+impl HostDir {
+    /// Opens a directory, following symbolic links in `path` itself.
+    ///
+    /// # Errors
+    /// As `open(2)` with `O_DIRECTORY`.
+    pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Self::from_fd(openat(CWD, path.as_ref(), flags, Mode::empty())?)
+    }
+
+    /// Uses a directory that is open already (`O_PATH` will do).
+    ///
+    /// # Errors
+    /// ENOTDIR when it is no directory.
+    pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        let stat = rustix::fs::fstat(&fd)?;
+        if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() {
+            return Err(Errno::NOTDIR.into());
+        }
+        Ok(Self {
+            root: Arc::new(fd),
+            dirs: Mutex::new(LruCache::new(CACHED_DIRS_MAX)),
+        })
+    }
+
+    /// Forgets what is cached of `path` and everything beneath: the base changed
+    /// there.
+    pub fn invalidate(&self, path: &LowerPath) {
+        let mut dirs = self.dirs.lock();
+        if path.is_root() {
+            dirs.clear();
+            return;
+        }
+        let stale: Vec<LowerPath> = dirs
+            .iter()
+            .map(|(at, _)| at)
+            .filter(|at| is_at_or_below(at, path))
+            .cloned()
+            .collect();
+        for at in stale {
+            dirs.pop(&at);
+        }
+    }
+
+    /// The directory at `path`, as `O_PATH`.
+    pub(crate) fn dir(&self, path: &LowerPath) -> Result<Arc<OwnedFd>, Errno> {
+        if path.is_root() {
+            return Ok(Arc::clone(&self.root));
+        }
+        if let Some(cached) = self.dirs.lock().get(path)
+            && cached.opened.elapsed() < CACHED_FOR
+        {
+            return Ok(Arc::clone(&cached.fd));
+        }
+        let opened = Instant::now();
+        let fd = Arc::new(walk::open_dir(&self.root, path.as_bytes())?);
+        self.dirs.lock().put(
+            path.clone(),
+            CachedDir {
+                fd: Arc::clone(&fd),
+                opened,
+            },
+        );
+        Ok(fd)
+    }
+
+    /// The directory that holds `path` and the name in it; for the root, itself
+    /// and `.`.
+    fn place(&self, path: &LowerPath) -> Result<(Arc<OwnedFd>, Option<Name>), Errno> {
+        match path.split() {
+            Some((dir, name)) => Ok((self.dir(&dir)?, Some(name))),
+            None => Ok((Arc::clone(&self.root), None)),
+        }
+    }
+
+    /// Runs `f`; when descriptors have run out, frees ours and runs it again.
+    fn with_fds<T>(
+        &self,
+        path: &LowerPath,
+        f: impl Fn() -> Result<T, Errno>,
+    ) -> Result<T, LowerError> {
+        let result = match f() {
+            Err(Errno::MFILE | Errno::NFILE) => {
+                self.dirs.lock().clear();
+                f()
+            }
+            result => result,
+        };
+        result.map_err(|errno| error(path, errno))
+    }
+
+    /// `None` when nothing is at `path`.
+    fn stat_raw(&self, path: &LowerPath) -> Result<Option<Stat>, Errno> {
+        let (dir, name) = match self.place(path) {
+            Ok(place) => place,
+            Err(errno) if is_missing(errno) => return Ok(None),
+            Err(errno) => return Err(errno),
+        };
+        let result = match &name {
+            Some(name) => statat(
+                &dir,
+                name.as_bytes(),
+                AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT,
+            ),
+            None => rustix::fs::fstat(&dir),
+        };
+        match result {
+            Ok(stat) => Ok(Some(stat)),
+            Err(errno) if is_missing(errno) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn read_dir_raw(&self, path: &LowerPath) -> Result<Vec<LowerDirEntry>, Errno> {
+        let dir = match self.dir(path) {
+            Ok(dir) => dir,
+            Err(errno) if is_missing(errno) => return Ok(Vec::new()),
+            Err(errno) => return Err(errno),
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let listing = file::open_noatime(dir.as_fd(), b".", flags)?;
+        let mut buffer = Vec::with_capacity(DIRENT_BUFFER_BYTES);
+        let mut raw = RawDir::new(&listing, buffer.spare_capacity_mut());
+        let mut entries = Vec::new();
+        while let Some(entry) = raw.next() {
+            let entry = match entry {
+                // Removed while it was open: empty from now on.
+                Err(Errno::NOENT) => break,
+                entry => entry?,
+            };
+            let Ok(name) = Name::new(entry.file_name().to_bytes()) else {
+                continue;
+            };
+            let kind = match dirent_kind(entry.file_type()) {
+                Some(kind) => kind,
+                None => match statat(&listing, name.as_bytes(), AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(stat) => match lower_attr(&stat) {
+                        Some(attr) => attr.kind,
+                        None => continue,
+                    },
+                    Err(errno) if is_missing(errno) => continue,
+                    Err(errno) => return Err(errno),
+                },
+            };
+            entries.push(LowerDirEntry {
+                name,
+                kind,
+                ino: entry.ino(),
+            });
+        }
+        Ok(entries)
+    }
+}
+
+impl LowerLayer for HostDir {
+    fn stat(&self, path: &LowerPath) -> Result<Option<LowerAttr>, LowerError> {
+        let stat = self.with_fds(path, || self.stat_raw(path))?;
+        Ok(stat.as_ref().and_then(lower_attr))
+    }
+
+    fn read_dir(&self, path: &LowerPath) -> Result<Vec<LowerDirEntry>, LowerError> {
+        self.with_fds(path, || self.read_dir_raw(path))
+    }
+
+    fn read_link(&self, path: &LowerPath) -> Result<Vec<u8>, LowerError> {
+        let target = self.with_fds(path, || match self.place(path)? {
+            (dir, Some(name)) => {
+                let buffer = Vec::with_capacity(LINK_BUFFER_BYTES);
+                rustix::fs::readlinkat(&dir, name.as_bytes(), buffer)
+            }
+            (_, None) => Err(Errno::INVAL),
+        })?;
+        Ok(target.into_bytes())
+    }
+
+    fn open(&self, path: &LowerPath) -> Result<Box<dyn LowerFile>, LowerError> {
+        let fd = self.with_fds(path, || match self.place(path)? {
+            (dir, Some(name)) => file::open_regular(dir.as_fd(), name.as_bytes()),
+            (_, None) => Err(Errno::INVAL),
+        })?;
+        Ok(Box::new(HostFile::new(fd, path.clone())))
+    }
+
+    fn xattrs(&self, path: &LowerPath) -> Result<Vec<(Vec<u8>, Vec<u8>)>, LowerError> {
+        self.with_fds(path, || {
+            let (dir, name) = self.place(path)?;
+            xattr::all(dir.as_fd(), name.as_ref())
+        })
+    }
+
+    fn xattr(&self, path: &LowerPath, name: &[u8]) -> Result<Option<Vec<u8>>, LowerError> {
+        self.with_fds(path, || {
+            let (dir, entry) = self.place(path)?;
+            xattr::one(dir.as_fd(), entry.as_ref(), name)
+        })
+    }
+
+    fn statfs(&self) -> Result<FsStats, LowerError> {
+        let root = LowerPath::root();
+        let stats = rustix::fs::fstatvfs(&self.root).map_err(|errno| error(&root, errno))?;
+        Ok(FsStats {
+            // The counts are in units of the fragment size.
+            block_size_bytes: u32::try_from(stats.f_frsize).unwrap_or(4096),
+            blocks: stats.f_blocks,
+            blocks_free: stats.f_bfree,
+            blocks_available: stats.f_bavail,
+            files: stats.f_files,
+            files_free: stats.f_ffree,
+        })
+    }
+}
+
+/// Whether the host says that there is nothing at the path: a component is
+/// missing, is no directory, or has become a symbolic link.
+fn is_missing(errno: Errno) -> bool {
+    matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
+}
+
+fn is_at_or_below(path: &LowerPath, top: &LowerPath) -> bool {
+    path.as_bytes()
+        .strip_prefix(top.as_bytes())
+        .is_some_and(|rest| rest.first().is_none_or(|&b| b == b'/'))
+}
+
+pub(crate) fn error(path: &LowerPath, errno: Errno) -> LowerError {
+    LowerError {
+        path: path.clone(),
+        errno: errno.raw_os_error(),
+    }
+}

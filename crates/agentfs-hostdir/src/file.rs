@@ -1,0 +1,86 @@
+//! Open regular files of the base. Read only; never anything but `S_IFREG`.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use agentfs_core::lower::{LowerAttr, LowerFile};
+use agentfs_core::{LowerError, LowerPath};
+use rustix::fs::{FileType, Mode, OFlags, SeekFrom, openat};
+use rustix::io::Errno;
+
+use crate::convert::lower_attr;
+use crate::dir::error;
+
+/// Opens for reading without leaving a trace in the access time, where the
+/// host lets us (our own files, or privileged).
+pub(crate) fn open_noatime(
+    dir: BorrowedFd<'_>,
+    name: &[u8],
+    flags: OFlags,
+) -> Result<OwnedFd, Errno> {
+    match openat(dir, name, flags | OFlags::NOATIME, Mode::empty()) {
+        Err(Errno::PERM) => openat(dir, name, flags, Mode::empty()),
+        result => result,
+    }
+}
+
+/// Opens a regular file; EINVAL for anything else. `O_NONBLOCK` keeps a fifo
+/// that took its place from blocking us.
+pub(crate) fn open_regular(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags =
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let fd = match open_noatime(dir, name, flags) {
+        // A symbolic link; a socket or a device without driver.
+        Err(Errno::LOOP | Errno::NXIO) => return Err(Errno::INVAL),
+        result => result?,
+    };
+    match FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) {
+        FileType::RegularFile => Ok(fd),
+        _ => Err(Errno::INVAL),
+    }
+}
+
+/// An open regular file; `path` is for messages only.
+pub(crate) struct HostFile {
+    fd: OwnedFd,
+    path: LowerPath,
+}
+
+impl HostFile {
+    pub(crate) fn new(fd: OwnedFd, path: LowerPath) -> Self {
+        Self { fd, path }
+    }
+}
+
+impl LowerFile for HostFile {
+    fn attr(&self) -> Result<LowerAttr, LowerError> {
+        let stat = rustix::fs::fstat(&self.fd).map_err(|errno| error(&self.path, errno))?;
+        lower_attr(&stat).ok_or_else(|| error(&self.path, Errno::INVAL))
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, LowerError> {
+        let mut done = 0;
+        while done < buf.len() {
+            match rustix::io::pread(&self.fd, &mut buf[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(error(&self.path, errno)),
+            }
+        }
+        Ok(done)
+    }
+
+    fn seek(&self, offset: u64, hole: bool) -> Result<Option<u64>, LowerError> {
+        // The file position is ours alone and nothing else uses it.
+        let from = if hole {
+            SeekFrom::Hole(offset)
+        } else {
+            SeekFrom::Data(offset)
+        };
+        match rustix::fs::seek(&self.fd, from) {
+            Ok(found) => Ok(Some(found)),
+            Err(Errno::NXIO) => Ok(None),
+            Err(errno) => Err(error(&self.path, errno)),
+        }
+    }
+}

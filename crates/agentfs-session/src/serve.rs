@@ -1,0 +1,353 @@
+//! What a session serves: the overlay of a database over a directory, as FUSE
+//! file systems. Knows nothing of namespaces or clients.
+//!
+//! The database is opened before anything is served and closed after the last
+//! mount has gone; this process never touches its own mounts.
+
+use std::fs::TryLockError;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use agentfs_core::types::Clock;
+use agentfs_core::{Ino, LowerPath, Name, Overlay, OverlayConfig, Owner, StorageError, Timestamp};
+use agentfs_fuse::{DirInterest, FuseConfig, KnownIds, Notifier, Server};
+use agentfs_hostdir::{BaseChange, BaseWatcher, EntryChange, HostDir, WatchState};
+
+use agentfs_sqlite::{Database, OpenOptions, SqliteStorage};
+use parking_lot::Mutex;
+
+use crate::db_watch::DbWatcher;
+use crate::error::SessionError;
+use crate::protocol::Volume;
+use crate::runtime;
+
+/// Whether there is a layer over `$HOME`.
+pub(crate) const HAS_HOME_VOLUME: bool = true;
+/// How long a client that is about to read the database waits for a commit.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
+/// How long the mounts may take to go once their namespace has ended. They
+/// write back what the kernel still holds meanwhile.
+const UNMOUNT_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long another program may keep the database's lock.
+const TURN_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the session before this one may take to commit and close.
+const ENDING_PATIENCE: Duration = Duration::from_secs(80);
+
+/// What is to be served.
+pub(crate) struct ViewConfig {
+    pub(crate) db: PathBuf,
+    pub(crate) base: OwnedFd,
+    pub(crate) base_path: PathBuf,
+    pub(crate) home: Option<PathBuf>,
+    pub(crate) log: PathBuf,
+}
+
+/// The open database and its file systems.
+pub(crate) struct View {
+    base: Arc<HostDir>,
+    home: Option<PathBuf>,
+    log: PathBuf,
+    database: Database,
+    notifiers: Arc<Notifiers>,
+    watcher: Option<DbWatcher>,
+    served: Vec<Served>,
+}
+
+struct Served {
+    server: Server,
+    interest: Arc<Interest>,
+}
+
+/// Options of the FUSE mounts, without `fd=`.
+pub(crate) fn mount_options(device: &OwnedFd) -> String {
+    let uid = rustix::process::geteuid().as_raw();
+    let gid = rustix::process::getegid().as_raw();
+    agentfs_fuse::mount_data(device, uid, gid)
+}
+
+/// Root's namespace knows all ids, an ordinary user's their own.
+fn known_ids() -> Option<KnownIds> {
+    let uid = rustix::process::geteuid();
+    (!uid.is_root()).then(|| KnownIds {
+        uid: uid.as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        groups: rustix::process::getgroups()
+            .unwrap_or_default()
+            .into_iter()
+            .map(rustix::process::Gid::as_raw)
+            .collect(),
+    })
+}
+
+struct HostClock;
+
+impl Clock for HostClock {
+    fn now(&self) -> Timestamp {
+        match SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(since) => Timestamp::new(
+                i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+                since.subsec_nanos(),
+            ),
+            // A clock before 1970 is no clock.
+            Err(_) => Timestamp::new(0, 0),
+        }
+    }
+}
+
+/// Watches what the kernel has looked into.
+struct Interest {
+    watcher: BaseWatcher,
+}
+
+impl Interest {
+    fn start(host: Arc<HostDir>, notifier: Arc<OnceLock<Notifier>>) -> std::io::Result<Self> {
+        let watcher = BaseWatcher::start(host, move |change| {
+            let Some(notifier) = notifier.get() else {
+                return;
+            };
+            match change {
+                BaseChange::Entry { dir, name, change } => {
+                    let change = match change {
+                        EntryChange::Object => agentfs_fuse::EntryChange::Object,
+                        EntryChange::Name => agentfs_fuse::EntryChange::Name,
+                    };
+                    notifier.base_entry_changed(dir, name, change);
+                }
+                BaseChange::Directory { dir } => notifier.base_directory_changed(dir),
+                BaseChange::Lost => notifier.base_changed(),
+            }
+        })?;
+        Ok(Self { watcher })
+    }
+}
+
+impl DirInterest for Interest {
+    fn looked_up(&self, dir: Ino, lower: &LowerPath) -> bool {
+        self.watcher.watch(lower, dir) == WatchState::Watched
+    }
+
+    fn forgotten(&self, dir: Ino) {
+        self.watcher.unwatch(dir);
+    }
+}
+
+impl View {
+    /// Opens the database, once nobody else has it.
+    ///
+    /// # Errors
+    /// The storage's sentence when it refuses the file.
+    pub(crate) fn open(config: ViewConfig) -> Result<Self, SessionError> {
+        let base = HostDir::from_fd(config.base).map_err(|error| SessionError::BaseGone {
+            base: config.base_path,
+            reason: error.to_string(),
+        })?;
+        wait_for_turn(&config.db, &config.log)?;
+        let options = OpenOptions::new().create(true);
+        let database = Database::open(&config.db, &options).map_err(|error| {
+            SessionError::DatabaseRefused {
+                reason: error.to_string(),
+            }
+        })?;
+        match database.lock_exclusive() {
+            Ok(true) => {}
+            Ok(false) => return Err(SessionError::DatabaseInUse { db: config.db }),
+            Err(error) => {
+                return Err(SessionError::DatabaseUnreachable {
+                    db: config.db,
+                    reason: error.to_string(),
+                });
+            }
+        }
+        let notifiers = Arc::new(Notifiers::default());
+        database.set_external_change_hook({
+            let notifiers = Arc::clone(&notifiers);
+            move || notifiers.invalidate_all()
+        });
+        let watcher = DbWatcher::start(&config.db, database.clone());
+        if let Err(error) = &watcher {
+            tracing::warn!("changes of the database by others show late: {error}");
+        }
+        Ok(Self {
+            base: Arc::new(base),
+            home: config.home,
+            log: config.log,
+            database,
+            notifiers,
+            watcher: watcher.ok(),
+            served: Vec::new(),
+        })
+    }
+
+    /// Starts answering on a mounted device.
+    ///
+    /// # Errors
+    /// A sentence for the log and the user.
+    pub(crate) fn serve(&mut self, volume: Volume, device: OwnedFd) -> Result<(), SessionError> {
+        let (lower, stored) = match (volume, &self.home) {
+            (Volume::Base, _) => (Arc::clone(&self.base), agentfs_sqlite::Volume::View),
+            (Volume::Home, Some(home)) => {
+                let lower = HostDir::open(home).map_err(|e| self.failed(home, e))?;
+                (Arc::new(lower), agentfs_sqlite::Volume::Home)
+            }
+            (Volume::Home, None) => return Err(self.failed(Path::new("$HOME"), "it is not known")),
+        };
+        let storage = self.database.volume(stored);
+        let served = start(storage, lower, device)
+            .map_err(|error| self.failed(Path::new("the file system"), error))?;
+        self.notifiers.add(served.server.notifier());
+        self.served.push(served);
+        Ok(())
+    }
+
+    #[allow(clippy::needless_pass_by_value)] // for map_err
+    fn failed(&self, what: &Path, error: impl ToString) -> SessionError {
+        let reason = format!("{}: {}", what.display(), error.to_string());
+        SessionError::ServerDied {
+            reason,
+            log: self.log.clone(),
+        }
+    }
+
+    /// Commits what has been done so far. Returns in any case after a second, as
+    /// nobody else is answered meanwhile.
+    pub(crate) fn flush(&self) {
+        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+        let storage = self.database.volume(agentfs_sqlite::Volume::View);
+        agentfs_core::Storage::sync_then(
+            &storage,
+            Box::new(move |result| {
+                // Nobody waits any more when this fails.
+                let _ = sender.send(result);
+            }),
+        );
+        match receiver.recv_timeout(FLUSH_PATIENCE) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!("what was done could not be committed: {error}"),
+            Err(error) => tracing::warn!("committing takes longer than others wait: {error}"),
+        }
+    }
+
+    /// After the namespace of the mounts has ended: waits until they are gone,
+    /// commits and closes. With `discard`, the database has been removed and
+    /// nothing of it is touched any more.
+    ///
+    /// # Errors
+    /// A sentence that says what has been lost.
+    pub(crate) fn finish(self, discard: bool) -> Result<(), String> {
+        let Self {
+            database,
+            served,
+            watcher,
+            ..
+        } = self;
+        drop(watcher);
+        let until = Instant::now() + UNMOUNT_PATIENCE;
+        for Served { server, interest } in served {
+            // Closing its watches takes the kernel long; the end of this process
+            // does it as well, after whoever waits for us has gone.
+            std::mem::forget(interest);
+            while !server.is_finished() && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if !server.is_finished() {
+                tracing::error!("a mount does not end; what the kernel holds of it is lost");
+                continue;
+            }
+            if let Err(error) = server.wait() {
+                tracing::warn!("a mount ended with an error: {error}");
+            }
+        }
+        if discard {
+            // Closing would remove the -wal by its name, which may be that of
+            // a new database by now.
+            std::mem::forget(database);
+            return Ok(());
+        }
+        // An SDK locks the whole file for as long as it has it open. What is
+        // pending is in our memory alone, so ending now would lose it.
+        while let Err(StorageError::Busy) = database.sync() {
+            tracing::warn!("another program holds the database: waiting to save what was done");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        match database.close() {
+            Ok(()) => Ok(()),
+            // All is committed; the other program removes the -wal.
+            Err(StorageError::Busy) => {
+                tracing::warn!("another program keeps the database open");
+                Ok(())
+            }
+            Err(error) => Err(format!("what was done last could not be saved: {error}")),
+        }
+    }
+}
+
+/// Waits while another server has the database: one that ends, most likely.
+/// The look is taken before the database is opened, because closing any
+/// descriptor of it gives up this process's locks.
+fn wait_for_turn(db: &Path, log: &Path) -> Result<(), SessionError> {
+    let began = Instant::now();
+    let unreachable = |reason: std::io::Error| SessionError::DatabaseUnreachable {
+        db: db.to_owned(),
+        reason: reason.to_string(),
+    };
+    let file = std::fs::File::open(db).map_err(unreachable)?;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(unreachable(error)),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        let ending = log.parent().is_some_and(runtime::is_ending);
+        let patience = if ending {
+            ENDING_PATIENCE
+        } else {
+            TURN_PATIENCE
+        };
+        if began.elapsed() > patience {
+            return Err(SessionError::DatabaseInUse { db: db.to_owned() });
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Who is told when somebody else wrote to the database.
+#[derive(Default)]
+struct Notifiers(Mutex<Vec<Notifier>>);
+
+impl Notifiers {
+    fn add(&self, notifier: Notifier) {
+        self.0.lock().push(notifier);
+    }
+
+    fn invalidate_all(&self) {
+        for notifier in self.0.lock().iter() {
+            notifier.invalidate_all();
+        }
+    }
+}
+
+fn start(
+    storage: SqliteStorage,
+    lower: Arc<HostDir>,
+    device: OwnedFd,
+) -> Result<Served, Box<dyn std::error::Error>> {
+    let config = OverlayConfig {
+        clock: Arc::new(HostClock),
+        hidden: vec![Name::new(b".agentfs")?],
+        root_owner: Owner {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+        },
+    };
+    let overlay = Overlay::open(storage, Arc::clone(&lower), config)?;
+    let notifier = Arc::new(OnceLock::new());
+    let interest = Arc::new(Interest::start(lower, Arc::clone(&notifier))?);
+    let mut config = FuseConfig::new(Arc::clone(&interest) as Arc<dyn DirInterest>);
+    config.known_ids = known_ids();
+    let server = agentfs_fuse::serve(Arc::new(overlay), device, config)?;
+    let _ = notifier.set(server.notifier());
+    Ok(Served { server, interest })
+}

@@ -1,0 +1,379 @@
+//! Clean rows kept in memory: what SQLite holds, so that a lookup need not ask
+//! it again.
+//!
+//! Everything here may be dropped at any moment without loss, and every part is
+//! bounded, save the sets of inode numbers and of directories with whiteouts,
+//! which grow with what the session changed (some ten bytes each). A cache must
+//! never hold a row that SQLite does not have: pending rows live elsewhere.
+
+use std::num::NonZeroUsize;
+
+use agentfs_core::storage::{Chunk, InodeRow};
+use agentfs_core::{Ino, LowerPath, Name, StorageError};
+use foldhash::fast::RandomState;
+use lru::LruCache;
+use parking_lot::{Mutex, RwLock};
+use rusqlite::Connection;
+
+use crate::pending::{Map, Set, VolumeDelta};
+use crate::rows;
+use crate::sql::VolumeSql;
+
+const INODES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(65_535);
+const NAMES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(65_535);
+const DIRS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(8_191);
+const WHITEOUT_DIRS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(8_191);
+/// Entries over all directories that are kept whole.
+const DIR_ENTRIES: usize = 262_144;
+/// Entries up to which one directory is kept whole.
+pub(crate) const DIR_ENTRIES_MAX: usize = 16_384;
+const CHUNK_BYTES: usize = 32 << 20;
+
+type Lru<K, V> = LruCache<K, V, RandomState>;
+
+/// The cached rows of one volume.
+pub(crate) struct Cache {
+    /// What every lookup of a lower file asks; `None` before it was loaded.
+    known: RwLock<Option<Known>>,
+    inodes: Mutex<Lru<Ino, InodeRow>>,
+    dirs: Mutex<Dirs>,
+    /// Single entries of directories too large to keep whole.
+    names: Mutex<Lru<(Ino, Name), Option<Ino>>>,
+    whiteouts: Mutex<Lru<LowerPath, Set<Name>>>,
+    chunks: Mutex<Chunks>,
+}
+
+/// Small facts on all rows of a volume.
+struct Known {
+    /// Inodes whose number `allocate_ino` did not give: copied up from the
+    /// lower layer, or older than this format's numbering.
+    outside_born: Set<Ino>,
+    /// Directories among such numbers that have entries.
+    parents: Set<Ino>,
+    whiteout_dirs: Set<LowerPath>,
+}
+
+struct Dirs {
+    lru: Lru<Ino, Map<Name, Ino>>,
+    entries: usize,
+    /// Directories that were found too large to keep whole.
+    large: Set<Ino>,
+}
+
+struct Chunks {
+    lru: Lru<(Ino, u64), Chunk>,
+    bytes: usize,
+}
+
+/// Whether `allocate_ino` may have given this number.
+pub(crate) fn is_born(ino: Ino) -> bool {
+    ino >= Ino::FIRST_UPPER && ino < Ino::FIRST_MAPPED
+}
+
+impl Cache {
+    pub(crate) fn new() -> Self {
+        Self {
+            known: RwLock::new(None),
+            inodes: Mutex::new(LruCache::with_hasher(INODES, RandomState::default())),
+            dirs: Mutex::new(Dirs::new()),
+            names: Mutex::new(LruCache::with_hasher(NAMES, RandomState::default())),
+            whiteouts: Mutex::new(LruCache::with_hasher(WHITEOUT_DIRS, RandomState::default())),
+            chunks: Mutex::new(Chunks {
+                lru: LruCache::unbounded_with_hasher(RandomState::default()),
+                bytes: 0,
+            }),
+        }
+    }
+
+    /// Drops everything: somebody else wrote to the database.
+    pub(crate) fn clear(&self) {
+        *self.known.write() = None;
+        self.inodes.lock().clear();
+        *self.dirs.lock() = Dirs::new();
+        self.names.lock().clear();
+        self.whiteouts.lock().clear();
+        let mut chunks = self.chunks.lock();
+        chunks.lru.clear();
+        chunks.bytes = 0;
+    }
+
+    /// Whether the database may have a row of this inode. `None`: not loaded.
+    pub(crate) fn may_have_inode(&self, ino: Ino) -> Option<bool> {
+        if is_born(ino) {
+            return Some(true);
+        }
+        self.known
+            .read()
+            .as_ref()
+            .map(|known| known.outside_born.contains(&ino))
+    }
+
+    /// Whether the database may have entries of a directory. `None`: not loaded.
+    pub(crate) fn may_have_dentries(&self, parent: Ino) -> Option<bool> {
+        if is_born(parent) {
+            return Some(true);
+        }
+        self.known
+            .read()
+            .as_ref()
+            .map(|known| known.parents.contains(&parent))
+    }
+
+    /// Whether the database has whiteouts in a directory. `None`: not loaded.
+    pub(crate) fn may_have_whiteouts(&self, dir: &LowerPath) -> Option<bool> {
+        self.known
+            .read()
+            .as_ref()
+            .map(|known| known.whiteout_dirs.contains(dir))
+    }
+
+    /// Reads the small facts from the database.
+    pub(crate) fn load_known(
+        &self,
+        conn: &Connection,
+        sql: &VolumeSql,
+    ) -> Result<(), StorageError> {
+        let known = Known {
+            outside_born: rows::inodes_outside_born(conn, sql)?.into_iter().collect(),
+            parents: rows::parents_outside_born(conn, sql)?.into_iter().collect(),
+            whiteout_dirs: rows::whiteout_dirs(conn, sql)?.into_iter().collect(),
+        };
+        *self.known.write() = Some(known);
+        Ok(())
+    }
+
+    /// Says that the volume has no rows at all.
+    pub(crate) fn know_empty(&self) {
+        *self.known.write() = Some(Known {
+            outside_born: Set::default(),
+            parents: Set::default(),
+            whiteout_dirs: Set::default(),
+        });
+    }
+
+    pub(crate) fn inode(&self, ino: Ino) -> Option<InodeRow> {
+        self.inodes.lock().get(&ino).cloned()
+    }
+
+    pub(crate) fn put_inode(&self, ino: Ino, row: InodeRow) {
+        self.inodes.lock().put(ino, row);
+    }
+
+    /// `Some(None)`: known to be absent.
+    pub(crate) fn dentry(&self, parent: Ino, name: &Name) -> Option<Option<Ino>> {
+        if let Some(dir) = self.dirs.lock().lru.get(&parent) {
+            return Some(dir.get(name).copied());
+        }
+        self.names.lock().get(&(parent, name.clone())).copied()
+    }
+
+    pub(crate) fn put_dentry(&self, parent: Ino, name: Name, ino: Option<Ino>) {
+        self.names.lock().put((parent, name), ino);
+    }
+
+    /// All entries of a directory, when it is kept whole.
+    pub(crate) fn dir(&self, parent: Ino) -> Option<Map<Name, Ino>> {
+        self.dirs.lock().lru.get(&parent).cloned()
+    }
+
+    /// Whether a directory was found too large to keep whole.
+    pub(crate) fn is_large(&self, parent: Ino) -> bool {
+        self.dirs.lock().large.contains(&parent)
+    }
+
+    pub(crate) fn mark_large(&self, parent: Ino) {
+        self.dirs.lock().large.insert(parent);
+    }
+
+    pub(crate) fn put_dir(&self, parent: Ino, entries: Map<Name, Ino>) {
+        self.dirs.lock().put(parent, entries);
+    }
+
+    pub(crate) fn whiteouts(&self, dir: &LowerPath) -> Option<Set<Name>> {
+        self.whiteouts.lock().get(dir).cloned()
+    }
+
+    pub(crate) fn whiteout(&self, dir: &LowerPath, name: &Name) -> Option<bool> {
+        self.whiteouts
+            .lock()
+            .get(dir)
+            .map(|names| names.contains(name))
+    }
+
+    pub(crate) fn put_whiteouts(&self, dir: LowerPath, names: Set<Name>) {
+        self.whiteouts.lock().put(dir, names);
+    }
+
+    pub(crate) fn chunk(&self, ino: Ino, index: u64) -> Option<Chunk> {
+        self.chunks.lock().lru.get(&(ino, index)).cloned()
+    }
+
+    pub(crate) fn put_chunk(&self, ino: Ino, index: u64, data: Chunk) {
+        self.chunks.lock().put((ino, index), data);
+    }
+
+    /// Takes over rows that have just been committed.
+    pub(crate) fn apply(&self, delta: &VolumeDelta) {
+        self.apply_known(delta);
+        let mut inodes = self.inodes.lock();
+        for (ino, row) in &delta.inodes {
+            match row {
+                Some(row) => inodes.put(*ino, row.clone()),
+                None => inodes.pop(ino),
+            };
+        }
+        drop(inodes);
+        self.apply_dentries(delta);
+        let mut whiteouts = self.whiteouts.lock();
+        for (dir, changes) in &delta.whiteouts {
+            if let Some(names) = whiteouts.get_mut(dir) {
+                for (name, since) in changes {
+                    match since {
+                        Some(_) => names.insert(name.clone()),
+                        None => names.remove(name),
+                    };
+                }
+            }
+        }
+        drop(whiteouts);
+        let mut chunks = self.chunks.lock();
+        if delta.chunks.values().any(|chunk| !chunk.erased.is_empty()) {
+            chunks.retain(|(ino, index)| {
+                delta
+                    .chunks
+                    .get(ino)
+                    .is_none_or(|chunk| chunk.erased_end(*index).is_none())
+            });
+        }
+        for (ino, delta) in &delta.chunks {
+            for (index, data) in &delta.puts {
+                chunks.put((*ino, *index), data.clone());
+            }
+        }
+    }
+
+    fn apply_known(&self, delta: &VolumeDelta) {
+        let mut known = self.known.write();
+        let Some(known) = known.as_mut() else { return };
+        for (ino, row) in delta.inodes.iter().filter(|(ino, _)| !is_born(**ino)) {
+            match row {
+                Some(_) => known.outside_born.insert(*ino),
+                None => known.outside_born.remove(ino),
+            };
+        }
+        // Deletions leave the directory in: the sets say "may have".
+        for (parent, names) in delta.dentries.iter().filter(|(ino, _)| !is_born(**ino)) {
+            if names.values().any(Option::is_some) {
+                known.parents.insert(*parent);
+            }
+        }
+        for (dir, names) in &delta.whiteouts {
+            if names.values().any(Option::is_some) {
+                known.whiteout_dirs.insert(dir.clone());
+            }
+        }
+    }
+
+    fn apply_dentries(&self, delta: &VolumeDelta) {
+        let mut dirs = self.dirs.lock();
+        let mut names = self.names.lock();
+        for ino in &delta.fresh {
+            let is_dir = delta.inodes.get(ino).and_then(Option::as_ref);
+            if is_dir.is_some_and(|row| row.kind.is_dir()) {
+                dirs.put(*ino, Map::default());
+            }
+        }
+        for (parent, changes) in &delta.dentries {
+            let whole = dirs.update(*parent, changes);
+            for (name, ino) in changes {
+                let key = (*parent, name.clone());
+                match whole {
+                    // Nothing stale may be left for when the whole is evicted.
+                    true => names.pop(&key),
+                    false => names.put(key, *ino),
+                };
+            }
+        }
+    }
+}
+
+impl Dirs {
+    fn new() -> Self {
+        Self {
+            lru: LruCache::with_hasher(DIRS, RandomState::default()),
+            entries: 0,
+            large: Set::default(),
+        }
+    }
+
+    fn put(&mut self, parent: Ino, entries: Map<Name, Ino>) {
+        // A directory costs something even when it is empty.
+        self.entries += entries.len() + 1;
+        if let Some((_, before)) = self.lru.push(parent, entries) {
+            self.entries -= before.len() + 1;
+        }
+        self.shrink();
+    }
+
+    /// Changes a directory that is kept whole; `false` when it is not.
+    fn update(&mut self, parent: Ino, changes: &Map<Name, Option<Ino>>) -> bool {
+        let Some(dir) = self.lru.get_mut(&parent) else {
+            return false;
+        };
+        let before = dir.len();
+        for (name, ino) in changes {
+            match ino {
+                Some(ino) => dir.insert(name.clone(), *ino),
+                None => dir.remove(name),
+            };
+        }
+        self.entries = self.entries + dir.len() - before;
+        if dir.len() > DIR_ENTRIES_MAX
+            && let Some(dir) = self.lru.pop(&parent)
+        {
+            self.entries -= dir.len() + 1;
+            self.large.insert(parent);
+            return false;
+        }
+        self.shrink();
+        true
+    }
+
+    fn shrink(&mut self) {
+        while self.entries > DIR_ENTRIES {
+            let Some((_, dir)) = self.lru.pop_lru() else {
+                break;
+            };
+            self.entries -= dir.len() + 1;
+        }
+    }
+}
+
+impl Chunks {
+    fn put(&mut self, key: (Ino, u64), data: Chunk) {
+        self.bytes += data.len();
+        if let Some(before) = self.lru.put(key, data) {
+            self.bytes -= before.len();
+        }
+        while self.bytes > CHUNK_BYTES {
+            let Some((_, data)) = self.lru.pop_lru() else {
+                break;
+            };
+            self.bytes -= data.len();
+        }
+    }
+
+    fn retain(&mut self, keep: impl Fn(&(Ino, u64)) -> bool) {
+        let out: Vec<_> = self
+            .lru
+            .iter()
+            .map(|(key, _)| *key)
+            .filter(|key| !keep(key))
+            .collect();
+        for key in out {
+            if let Some(data) = self.lru.pop(&key) {
+                self.bytes -= data.len();
+            }
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! The committer: one thread that writes what is pending, in order, in batches.
+//!
+//! A batch is one SQLite transaction. Everything applied up to one moment is in
+//! it and nothing applied after, so a crash leaves a prefix. No transaction
+//! stays open between batches, and when nothing is pending the thread sleeps on
+//! a condition variable without waking.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use agentfs_core::StorageError;
+use agentfs_core::storage::SyncDone;
+use parking_lot::{Condvar, Mutex};
+
+use crate::apply::{self, Context, Outcome};
+use crate::connection;
+use crate::database::Volume;
+use crate::gate::Purpose;
+use crate::pending::Delta;
+use crate::shared::Shared;
+use crate::wal;
+
+/// The longest that an applied change waits before it is written. What was not
+/// synced is lost in a crash for at most this long plus the time of a batch.
+pub(crate) const BATCH_INTERVAL: Duration = Duration::from_millis(50);
+/// A batch is written at once when it has become this large.
+pub(crate) const BATCH_BYTES: usize = 16 << 20;
+/// Writers wait while more than this is pending.
+pub(crate) const PENDING_MAX_BYTES: usize = 64 << 20;
+/// How long writers and syncs wait for a database that another program holds.
+pub(crate) const BUSY_PATIENCE: Duration = Duration::from_secs(30);
+/// How soon a failed batch is tried again; doubles up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_millis(20);
+const RETRY_MAX: Duration = Duration::from_millis(500);
+/// A `-wal` this large is folded into the database.
+const CHECKPOINT_WAL_BYTES: u64 = 64 << 20;
+
+/// How the rest of the program and the committer talk.
+#[derive(Default)]
+pub(crate) struct Mailbox {
+    letters: Mutex<Letters>,
+    /// To the committer: there is work.
+    work: Condvar,
+    /// From the committer: a batch has ended, well or badly.
+    pub(crate) batch_ended: Condvar,
+    pub(crate) progress: Mutex<Progress>,
+}
+
+#[derive(Default)]
+struct Letters {
+    /// When the oldest pending change must be written.
+    due: Option<Instant>,
+    waiters: Vec<Waiter>,
+    check_external: bool,
+    stop: bool,
+}
+
+struct Waiter {
+    done: SyncDone,
+    deadline: Instant,
+}
+
+/// How the committer fares.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Progress {
+    /// Roughly what is pending or being written, in bytes.
+    pub(crate) pending_bytes: usize,
+    /// Why the last batch failed, as long as none has succeeded since.
+    pub(crate) failure: Option<StorageError>,
+    /// The committer has ended.
+    pub(crate) stopped: bool,
+}
+
+impl Mailbox {
+    /// Says that something is pending.
+    pub(crate) fn dirty(&self, at_once: bool) {
+        let mut letters = self.letters.lock();
+        let now = Instant::now();
+        let due = if at_once { now } else { now + BATCH_INTERVAL };
+        match letters.due {
+            Some(earlier) if earlier <= due => {}
+            _ => {
+                letters.due = Some(due);
+                self.work.notify_one();
+            }
+        }
+    }
+
+    pub(crate) fn sync(&self, done: SyncDone) {
+        let mut letters = self.letters.lock();
+        if letters.stop {
+            drop(letters);
+            done(Err(StorageError::Io("it has been closed".into())));
+            return;
+        }
+        letters.waiters.push(Waiter {
+            done,
+            deadline: Instant::now() + BUSY_PATIENCE,
+        });
+        self.work.notify_one();
+    }
+
+    pub(crate) fn check_external(&self) {
+        self.letters.lock().check_external = true;
+        self.work.notify_one();
+    }
+
+    pub(crate) fn stop(&self) {
+        self.letters.lock().stop = true;
+        self.work.notify_one();
+    }
+}
+
+/// One turn of the committer.
+struct Turn {
+    waiters: Vec<Waiter>,
+    check_external: bool,
+    stop: bool,
+}
+
+/// Runs until told to stop and nothing is left to write, or writing it failed.
+pub(crate) fn run(shared: &Shared) {
+    let mut retry = RETRY_MIN;
+    loop {
+        let mut turn = next_turn(&shared.mailbox);
+        if turn.check_external {
+            shared.look_for_external_change();
+        }
+        let mut result = commit_pending(shared);
+        let (now, later): (Vec<_>, Vec<_>) = std::mem::take(&mut turn.waiters)
+            .into_iter()
+            // A database held by another program is worth waiting for.
+            .partition(|waiter| {
+                result != Err(StorageError::Busy) || turn.stop || waiter.deadline <= Instant::now()
+            });
+        if result.is_ok() && !now.is_empty() {
+            result = shared.gate.sync_wal();
+        }
+        match &result {
+            Ok(()) => retry = RETRY_MIN,
+            Err(error) => {
+                tracing::warn!(%error, path = %shared.path().display(), "a batch was not written");
+                let mut letters = shared.mailbox.letters.lock();
+                letters.waiters.splice(0..0, later);
+                letters.due = Some(Instant::now() + retry);
+                retry = (retry * 2).min(RETRY_MAX);
+            }
+        }
+        for waiter in now {
+            (waiter.done)(result.clone());
+        }
+        if shared.gate.wal_bytes() > CHECKPOINT_WAL_BYTES {
+            fold_wal(shared);
+        }
+        shared.tell_of_external_change();
+        if turn.stop {
+            shared.mailbox.progress.lock().stopped = true;
+            shared.mailbox.batch_ended.notify_all();
+            return;
+        }
+    }
+}
+
+/// Waits for something to do.
+fn next_turn(mailbox: &Mailbox) -> Turn {
+    let mut letters = mailbox.letters.lock();
+    loop {
+        let now = Instant::now();
+        // While batches fail, `due` says when to try again, and new syncs wait
+        // for that.
+        let retrying = mailbox.progress.lock().failure.is_some();
+        let urgent = letters.stop
+            || letters.check_external
+            || (!letters.waiters.is_empty() && !retrying)
+            || letters.due.is_some_and(|due| due <= now);
+        if urgent {
+            letters.due = None;
+            return Turn {
+                waiters: std::mem::take(&mut letters.waiters),
+                check_external: std::mem::take(&mut letters.check_external),
+                stop: letters.stop,
+            };
+        }
+        match letters.due {
+            Some(due) => {
+                mailbox.work.wait_until(&mut letters, due);
+            }
+            None => mailbox.work.wait(&mut letters),
+        }
+    }
+}
+
+/// Writes all that is pending as one batch.
+fn commit_pending(shared: &Shared) -> Result<(), StorageError> {
+    let batch = {
+        let mut state = shared.state.write();
+        if state.pending.is_empty() {
+            shared.set_progress(0, None);
+            return Ok(());
+        }
+        let batch = Arc::new(std::mem::take(&mut state.pending));
+        state.committing = Some(Arc::clone(&batch));
+        batch
+    };
+    let outcome = write_batch(shared, &batch);
+    match outcome {
+        Ok(outcome) => {
+            let home = !batch.home.is_empty();
+            let mut state = shared.state.write();
+            state.committing = None;
+            if home {
+                shared.set_home_exists();
+            }
+            match outcome.reconciled {
+                // Which rows were written is not known here: read them anew.
+                true => shared.clear_caches(),
+                false => {
+                    shared.cache(Volume::View).apply(&batch.view);
+                    shared.cache(Volume::Home).apply(&batch.home);
+                }
+            }
+            let left = state.pending.cost_bytes();
+            drop(state);
+            shared.set_progress(left, None);
+            Ok(())
+        }
+        Err(error) => {
+            let mut state = shared.state.write();
+            state.committing = None;
+            // Readers hold the state while they use the batch, so this is the
+            // last reference and nothing is copied.
+            let mut merged = Arc::unwrap_or_clone(batch);
+            merged.doubt();
+            merged.merge(std::mem::take(&mut state.pending));
+            let left = merged.cost_bytes();
+            state.pending = merged;
+            drop(state);
+            shared.set_progress(left, Some(error.clone()));
+            Err(error)
+        }
+    }
+}
+
+struct Written {
+    /// Others had written, and the batch was fitted to that.
+    reconciled: bool,
+}
+
+fn write_batch(shared: &Shared, batch: &Delta) -> Result<Written, StorageError> {
+    let lease = shared.lease(Purpose::Write)?;
+    if lease.is_fresh() {
+        shared.data_version.store(0, Ordering::Relaxed);
+    }
+    let result = lease.query(|conn| {
+        wal::transaction(&shared.gate, conn, || {
+            // A connection opened anew has been told of by the gate.
+            let external = shared.note_data_version(conn)? || shared.has_external_change();
+            if external {
+                shared.drop_clean_state();
+            }
+            let context = Context {
+                view_sql: shared.sql(Volume::View),
+                home_sql: shared.sql(Volume::Home),
+                reconcile: external,
+                reserve: shared.wants_inodes(),
+            };
+            Ok((external, apply::apply(conn, batch, &context)?))
+        })
+    });
+    match result {
+        Ok((reconciled, Outcome { reserved })) => {
+            if let Some(range) = reserved {
+                shared.add_inodes(range);
+            }
+            Ok(Written { reconciled })
+        }
+        // The lease rolls back what is left of the transaction.
+        Err(error) => Err(error),
+    }
+}
+
+/// Folds a large `-wal` into the database. A failure is no failure of the data:
+/// the next batch tries again.
+fn fold_wal(shared: &Shared) {
+    let outcome = shared
+        .lease(Purpose::Write)
+        .and_then(|lease| lease.query(connection::checkpoint));
+    if let Err(error) = outcome {
+        tracing::debug!(%error, "the -wal was not folded into the database");
+    }
+}

@@ -1,0 +1,468 @@
+//! The way in to the database file: who may use it when, and with which
+//! connection. No statement is run but through a [`Lease`] from here.
+//!
+//! # Why a gate
+//! SQLite in WAL mode keeps a shared lock on the database file, and one on the
+//! `-shm` file, for as long as a connection is open. The AgentFS SDKs use
+//! another engine (Turso), which takes an exclusive lock on the whole file when
+//! it opens it, refuses to open when it cannot have it, keeps it until it
+//! closes, and writes the `-wal` without touching the `-shm`. A session that
+//! simply kept its connections open would lock every SDK out.
+//!
+//! So nothing is held at rest. POSIX record locks belong to the process: the
+//! gate gives SQLite's two locks back when the last lease ends and takes them
+//! again before the next begins. In between anyone may open, write, checkpoint
+//! or delete the `-wal` and `-shm`. On taking the locks again the gate compares
+//! the files with what it left ([`Stamp`]): when they are as left, the open
+//! connections, their caches and their mapping of the `-shm` are current; when
+//! not, all connections are closed (without a checkpoint: theirs may be stale)
+//! and opened anew, which makes SQLite rebuild the `-shm` from the `-wal` unless
+//! another SQLite process is there and has done so.
+//!
+//! # While an SDK holds the file
+//! Nothing can be written, but everything can be read: a *snapshot* connection
+//! (no locks, no `-shm`) reads the file and the committed part of the `-wal`; the
+//! stamp is compared after each query, and when it moved the query is run again
+//! on a new snapshot.
+//!
+//! # Rules
+//! A descriptor of the database or the `-shm` must not be closed while a lease
+//! is out: that would drop the process's locks. That is why the gate opens them
+//! once and why one process opens one database once.
+
+mod lease;
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use agentfs_core::StorageError;
+use parking_lot::Mutex;
+use rusqlite::Connection;
+
+use crate::connection::{self, Access};
+use crate::error::io_error;
+use crate::stamp::Stamp;
+use crate::sys::{self, DATABASE_SHARED, SHM_IN_USE};
+
+/// How long another SQLite process may keep its short exclusive locks (closing,
+/// starting the `-shm` anew) before it counts as holding the file.
+const SHORT_LOCK_PATIENCE: Duration = Duration::from_millis(500);
+/// How often a query is run again because the file moved under a snapshot.
+const SNAPSHOT_ATTEMPTS: u32 = 100;
+/// Connections for reading kept open between leases.
+const READERS_KEPT: usize = 4;
+
+/// The way in to one database file.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    // Connections before the descriptor whose closing would drop their locks.
+    inner: Mutex<Inner>,
+    /// How often the file was found changed by others.
+    changes: AtomicU64,
+    paths: Paths,
+    access: Access,
+    database: File,
+}
+
+/// The database file and its companions.
+#[derive(Debug, Clone)]
+pub(crate) struct Paths {
+    pub(crate) database: PathBuf,
+    pub(crate) wal: PathBuf,
+    pub(crate) shm: PathBuf,
+}
+
+impl Paths {
+    pub(crate) fn new(database: &Path) -> Self {
+        let beside = |suffix: &str| {
+            let mut name = database.as_os_str().to_owned();
+            name.push(suffix);
+            PathBuf::from(name)
+        };
+        Self {
+            database: database.to_path_buf(),
+            wal: beside("-wal"),
+            shm: beside("-shm"),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Inner {
+    leases: usize,
+    mode: Mode,
+    open: Option<Open>,
+    /// With the state of the files that each has seen.
+    snapshots: Vec<(Connection, Stamp)>,
+    last_look: Stamp,
+    closed: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// No lease, no lock.
+    Rest,
+    /// Leases use SQLite's locks.
+    Shared,
+    /// Another engine holds the file (or it cannot be locked where it lies):
+    /// leases read snapshots.
+    Snapshot,
+}
+
+/// Connections that take part in SQLite's locking, and our own descriptors.
+#[derive(Debug)]
+struct Open {
+    writer: Option<Connection>,
+    readers: Vec<Connection>,
+    files: Files,
+    /// The files as the last lease left them.
+    stamp: Stamp,
+}
+
+#[derive(Debug)]
+struct Files {
+    wal: File,
+    shm: File,
+}
+
+/// What a lease is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Queries.
+    Read,
+    /// The one writer.
+    Write,
+}
+
+/// The use of a connection for a while. Dropping it gives the connection, and
+/// with the last one the locks, back.
+#[derive(Debug)]
+pub(crate) struct Lease<'g> {
+    gate: &'g Gate,
+    conn: RefCell<Option<Connection>>,
+    purpose: Purpose,
+    snapshot: RefCell<Option<Stamp>>,
+    fresh: bool,
+}
+
+impl Gate {
+    pub(crate) fn new(paths: Paths, database: File, access: Access) -> Self {
+        Self {
+            inner: Mutex::new(Inner {
+                leases: 0,
+                mode: Mode::Rest,
+                open: None,
+                snapshots: Vec::new(),
+                last_look: Stamp::none(),
+                closed: false,
+            }),
+            changes: AtomicU64::new(0),
+            paths,
+            access,
+            database,
+        }
+    }
+
+    /// The same file, with other rights. No lease may be out.
+    pub(crate) fn with_access(self, access: Access) -> Self {
+        Self::new(self.paths, self.database, access)
+    }
+
+    pub(crate) fn paths(&self) -> &Paths {
+        &self.paths
+    }
+
+    /// The descriptor that `flock` is taken on.
+    pub(crate) fn database(&self) -> &File {
+        &self.database
+    }
+
+    /// Counts up whenever the files were found changed by others in a way that
+    /// the connections could not follow.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// The process that keeps us from the file.
+    pub(crate) fn holder(&self) -> Option<i32> {
+        sys::holder(&self.database, DATABASE_SHARED)
+    }
+
+    /// Enters. Writing fails with [`StorageError::Busy`] while another engine
+    /// holds the file.
+    pub(crate) fn enter(&self, purpose: Purpose) -> Result<Lease<'_>, StorageError> {
+        let mut inner = self.inner.lock();
+        if inner.closed {
+            return Err(StorageError::Io("it has been closed".into()));
+        }
+        if inner.leases == 0 {
+            self.acquire(&mut inner)?;
+        }
+        let lease = self.take_connection(&mut inner, purpose);
+        match lease {
+            Ok(lease) => {
+                inner.leases += 1;
+                Ok(lease)
+            }
+            Err(error) => {
+                if inner.leases == 0 {
+                    self.release(&mut inner);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn take_connection(
+        &self,
+        inner: &mut Inner,
+        purpose: Purpose,
+    ) -> Result<Lease<'_>, StorageError> {
+        let mut fresh = false;
+        let mut connect = || {
+            fresh = true;
+            connection::open(&self.paths.database, self.access)
+        };
+        let (conn, snapshot) = match (inner.mode, purpose, inner.open.as_mut()) {
+            (Mode::Shared, Purpose::Write, Some(open)) => match open.writer.take() {
+                Some(conn) => (Some(conn), None),
+                None => (Some(connect()?), None),
+            },
+            (Mode::Shared, Purpose::Read, Some(open)) => match open.readers.pop() {
+                Some(conn) => (Some(conn), None),
+                None => (Some(connect()?), None),
+            },
+            (_, Purpose::Write, _) => return Err(StorageError::Busy),
+            // The first query finds out whether a kept snapshot is current.
+            (_, Purpose::Read, _) => match inner.snapshots.pop() {
+                Some((conn, stamp)) => (Some(conn), Some(stamp)),
+                None => (None, Some(Stamp::none())),
+            },
+        };
+        Ok(Lease {
+            gate: self,
+            conn: RefCell::new(conn),
+            purpose,
+            snapshot: RefCell::new(snapshot),
+            fresh,
+        })
+    }
+
+    /// Takes the locks, or finds that they cannot be had.
+    fn acquire(&self, inner: &mut Inner) -> Result<(), StorageError> {
+        if self.access == Access::Snapshot || !self.lock_database()? {
+            inner.mode = Mode::Snapshot;
+            return Ok(());
+        }
+        // Closing a snapshot closes a descriptor of the file.
+        if !inner.snapshots.is_empty() {
+            inner.snapshots.clear();
+            if !self.lock_database()? {
+                inner.mode = Mode::Snapshot;
+                return Ok(());
+            }
+        }
+        if let Some(open) = &inner.open {
+            let now = Stamp::of(&self.database, &open.files.wal, &open.files.shm)
+                .map_err(|e| io_error(&e))?;
+            if now == open.stamp && self.lock_shm(&open.files.shm)? {
+                inner.mode = Mode::Shared;
+                return Ok(());
+            }
+            // Others wrote. What our connections know is stale: close them all,
+            // which also drops the locks, and begin anew.
+            self.changes.fetch_add(1, Ordering::AcqRel);
+            inner.open = None;
+            if !self.lock_database()? {
+                inner.mode = Mode::Snapshot;
+                return Ok(());
+            }
+        }
+        match self.open_all() {
+            Ok(open) => {
+                inner.open = Some(open);
+                inner.mode = Mode::Shared;
+                Ok(())
+            }
+            Err(error) => {
+                sys::unlock(&self.database, DATABASE_SHARED);
+                Err(error)
+            }
+        }
+    }
+
+    fn open_all(&self) -> Result<Open, StorageError> {
+        if !self.is_in_place() {
+            return Err(StorageError::Io(
+                "the file was removed or replaced while it was in use".into(),
+            ));
+        }
+        let conn = connection::open(&self.paths.database, self.access)?;
+        let read_write = self.access == Access::ReadWrite;
+        let open = |path: &Path| File::options().read(true).write(read_write).open(path);
+        let files = (|| {
+            Ok::<_, io::Error>(Files {
+                wal: open(&self.paths.wal)?,
+                shm: open(&self.paths.shm)?,
+            })
+        })()
+        .map_err(|e| io_error(&e))?;
+        let stamp = Stamp::of(&self.database, &files.wal, &files.shm).map_err(|e| io_error(&e))?;
+        let (writer, readers) = if read_write {
+            (Some(conn), Vec::new())
+        } else {
+            (None, vec![conn])
+        };
+        Ok(Open {
+            writer,
+            readers,
+            files,
+            stamp,
+        })
+    }
+
+    /// Whether the path still leads to the file that was opened.
+    pub(crate) fn is_in_place(&self) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        match (
+            self.database.metadata(),
+            std::fs::metadata(&self.paths.database),
+        ) {
+            (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
+            _ => false,
+        }
+    }
+
+    /// Tries for the database lock. An SDK holds the whole file and for long;
+    /// SQLite's own exclusive locks are short and worth waiting for.
+    fn lock_database(&self) -> Result<bool, StorageError> {
+        let deadline = Instant::now() + SHORT_LOCK_PATIENCE;
+        loop {
+            if sys::try_lock_shared(&self.database, DATABASE_SHARED).map_err(|e| io_error(&e))? {
+                return Ok(true);
+            }
+            if sys::is_whole_file_held(&self.database) || Instant::now() > deadline {
+                return Ok(false);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Says again that we use the `-shm`; `false` when someone keeps starting
+    /// it anew.
+    fn lock_shm(&self, shm: &File) -> Result<bool, StorageError> {
+        let deadline = Instant::now() + SHORT_LOCK_PATIENCE;
+        loop {
+            if sys::try_lock_shared(shm, SHM_IN_USE).map_err(|e| io_error(&e))? {
+                return Ok(true);
+            }
+            if Instant::now() > deadline {
+                return Ok(false);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn release(&self, inner: &mut Inner) {
+        if inner.mode == Mode::Shared
+            && let Some(open) = &mut inner.open
+        {
+            let stamp = Stamp::of(&self.database, &open.files.wal, &open.files.shm);
+            // What cannot be compared with later will differ.
+            open.stamp = stamp.unwrap_or_else(|_| Stamp::none());
+            sys::unlock(&open.files.shm, SHM_IN_USE);
+            sys::unlock(&self.database, DATABASE_SHARED);
+            if open.stamp.tells_of_deletion() {
+                // Nobody else could while we held the locks: a change of the
+                // journal mode of our own. Our descriptors are of no use.
+                inner.open = None;
+            }
+        }
+        inner.mode = Mode::Rest;
+    }
+
+    /// Puts the `-wal` on stable storage. No lease is needed: whoever moved its
+    /// content to the database file meanwhile has synced that.
+    pub(crate) fn sync_wal(&self) -> Result<(), StorageError> {
+        let wal = {
+            let inner = self.inner.lock();
+            let Some(open) = &inner.open else {
+                return Ok(());
+            };
+            open.files.wal.try_clone().map_err(|e| io_error(&e))?
+        };
+        wal.sync_data().map_err(|e| io_error(&e))
+    }
+
+    /// Size of the `-wal` in bytes.
+    pub(crate) fn wal_bytes(&self) -> u64 {
+        let inner = self.inner.lock();
+        let open = inner.open.as_ref();
+        open.and_then(|open| open.files.wal.metadata().ok())
+            .map_or(0, |m| m.len())
+    }
+
+    /// Whether the files changed since the last lease ended, as far as can be
+    /// seen without one.
+    pub(crate) fn looks_changed(&self) -> bool {
+        let inner = self.inner.lock();
+        match (&inner.open, inner.mode) {
+            (Some(open), Mode::Rest | Mode::Snapshot) => {
+                Stamp::of(&self.database, &open.files.wal, &open.files.shm)
+                    .map_or(true, |now| now != open.stamp)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the files changed since the last call, for whoever looks while
+    /// another engine holds them.
+    pub(crate) fn moved_since_last_look(&self) -> bool {
+        let now =
+            Stamp::at_paths(&self.database, &self.paths.wal).unwrap_or_else(|_| Stamp::none());
+        std::mem::replace(&mut self.inner.lock().last_look, now) != now
+    }
+
+    /// Whether [`Gate::close`] has succeeded.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.inner.lock().closed
+    }
+
+    /// That the `-wal` and the `-shm` are gone; [`StorageError::Busy`] while
+    /// another process has the database open.
+    pub(crate) fn companions_gone(&self) -> Result<(), StorageError> {
+        match self.paths.wal.exists() || self.paths.shm.exists() {
+            true => Err(StorageError::Busy),
+            false => Ok(()),
+        }
+    }
+
+    /// Ends all use: folds the `-wal` into the database and removes it and the
+    /// `-shm`, unless another process has the database open.
+    pub(crate) fn close(&self) -> Result<(), StorageError> {
+        {
+            let lease = self.enter(Purpose::Write)?;
+            lease.query(connection::checkpoint_truncate)?;
+            lease.query(connection::leave_tidy)?;
+        }
+        let mut inner = self.inner.lock();
+        if inner.leases > 0 {
+            return Err(StorageError::Busy);
+        }
+        // The last connection to close sees to the companions; it needs its lock
+        // for that, and a current view.
+        self.acquire(&mut inner)?;
+        if let Some(mut open) = inner.open.take() {
+            open.readers.clear();
+            drop(open.writer.take());
+        }
+        inner.snapshots.clear();
+        inner.mode = Mode::Rest;
+        inner.closed = true;
+        Ok(())
+    }
+}

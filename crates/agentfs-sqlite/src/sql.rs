@@ -1,0 +1,193 @@
+//! The statements, per volume: the same for the view's tables (the format's)
+//! and the home volume's (ours).
+//!
+//! Only texts. Names of tables are constants of this file; nothing from outside
+//! is ever spliced into a statement.
+
+use crate::database::Volume;
+
+/// Statements on the tables of one volume.
+#[derive(Debug)]
+pub(crate) struct VolumeSql {
+    /// Names of the tables, for messages.
+    pub(crate) inode_table: &'static str,
+    pub(crate) dentry_table: &'static str,
+    pub(crate) data_table: &'static str,
+    pub(crate) symlink_table: &'static str,
+    pub(crate) whiteout_table: &'static str,
+    pub(crate) xattr_table: &'static str,
+
+    pub(crate) inode_get: String,
+    pub(crate) inode_exists: String,
+    pub(crate) inodes_from: String,
+    pub(crate) inodes_outside_born: String,
+    pub(crate) parents_outside_born: String,
+    pub(crate) orphans: String,
+    pub(crate) dentry_get: String,
+    pub(crate) dentries: String,
+    pub(crate) whiteouts: String,
+    pub(crate) whiteout_dirs: String,
+    pub(crate) chunk_get: String,
+    pub(crate) chunk_next: String,
+    pub(crate) symlink_get: String,
+    pub(crate) xattr_get: String,
+    pub(crate) xattrs: String,
+
+    pub(crate) inode_put: String,
+    pub(crate) inode_delete: String,
+    pub(crate) origin_put: String,
+    pub(crate) origin_delete: String,
+    /// `fs_origin`, which the format has beside our own table; none for home.
+    pub(crate) base_ino_put: Option<String>,
+    pub(crate) base_ino_delete: Option<String>,
+    pub(crate) dentry_put: String,
+    pub(crate) dentry_delete: String,
+    pub(crate) whiteout_put: String,
+    pub(crate) whiteout_delete: String,
+    pub(crate) chunk_put: String,
+    pub(crate) chunks_delete: String,
+    pub(crate) symlink_put: String,
+    pub(crate) symlink_delete: String,
+    pub(crate) xattr_put: String,
+    pub(crate) xattr_delete: String,
+    pub(crate) xattrs_delete: String,
+}
+
+impl VolumeSql {
+    pub(crate) fn new(volume: Volume) -> Self {
+        let [inode, dentry, data, symlink, whiteout, origin, xattr] = match volume {
+            Volume::View => [
+                "fs_inode",
+                "fs_dentry",
+                "fs_data",
+                "fs_symlink",
+                "fs_whiteout",
+                "afs_origin",
+                "afs_xattr",
+            ],
+            Volume::Home => [
+                "afs_home_inode",
+                "afs_home_dentry",
+                "afs_home_data",
+                "afs_home_symlink",
+                "afs_home_whiteout",
+                "afs_home_origin",
+                "afs_home_xattr",
+            ],
+        };
+        let view = volume == Volume::View;
+        Self {
+            inode_table: inode,
+            dentry_table: dentry,
+            data_table: data,
+            symlink_table: symlink,
+            whiteout_table: whiteout,
+            xattr_table: xattr,
+            inode_get: format!(
+                "SELECT i.mode, i.nlink, i.uid, i.gid, i.rdev, i.size, i.atime, i.atime_nsec, \
+                 i.mtime, i.mtime_nsec, i.ctime, i.ctime_nsec, o.lower_path, o.dev, o.base_ino, \
+                 o.nlink, o.size, o.mtime, o.mtime_nsec, o.ctime, o.ctime_nsec, o.data_len \
+                 FROM {inode} AS i LEFT JOIN {origin} AS o ON o.ino = i.ino WHERE i.ino = ?1"
+            ),
+            inode_exists: format!("SELECT 1 FROM {inode} WHERE ino = ?1"),
+            inodes_from: format!("SELECT ino FROM {inode} WHERE ino >= ?1 ORDER BY ino"),
+            inodes_outside_born: format!(
+                "SELECT ino FROM {inode} WHERE ino < ?1 UNION ALL \
+                 SELECT ino FROM {inode} WHERE ino >= ?2"
+            ),
+            parents_outside_born: format!(
+                "SELECT DISTINCT parent_ino FROM {dentry} WHERE parent_ino < ?1 UNION ALL \
+                 SELECT DISTINCT parent_ino FROM {dentry} WHERE parent_ino >= ?2"
+            ),
+            orphans: format!("SELECT ino FROM {inode} WHERE nlink = 0"),
+            dentry_get: format!("SELECT ino FROM {dentry} WHERE parent_ino = ?1 AND name = ?2"),
+            dentries: format!("SELECT name, ino FROM {dentry} WHERE parent_ino = ?1 LIMIT ?2"),
+            whiteouts: format!("SELECT path FROM {whiteout} WHERE parent_path = ?1"),
+            whiteout_dirs: format!("SELECT DISTINCT parent_path FROM {whiteout}"),
+            chunk_get: format!("SELECT data FROM {data} WHERE ino = ?1 AND chunk_index = ?2"),
+            chunk_next: format!(
+                "SELECT min(chunk_index) FROM {data} WHERE ino = ?1 AND chunk_index >= ?2"
+            ),
+            symlink_get: format!("SELECT target FROM {symlink} WHERE ino = ?1"),
+            xattr_get: format!("SELECT value FROM {xattr} WHERE ino = ?1 AND name = ?2"),
+            xattrs: format!("SELECT name, value FROM {xattr} WHERE ino = ?1"),
+            inode_put: format!(
+                "INSERT INTO {inode} (ino, mode, nlink, uid, gid, rdev, size, atime, atime_nsec, \
+                 mtime, mtime_nsec, ctime, ctime_nsec) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) \
+                 ON CONFLICT (ino) DO UPDATE SET mode = ?2, nlink = ?3, uid = ?4, gid = ?5, \
+                 rdev = ?6, size = ?7, atime = ?8, atime_nsec = ?9, mtime = ?10, \
+                 mtime_nsec = ?11, ctime = ?12, ctime_nsec = ?13"
+            ),
+            inode_delete: format!("DELETE FROM {inode} WHERE ino = ?1"),
+            origin_put: format!(
+                "INSERT OR REPLACE INTO {origin} (ino, lower_path, dev, base_ino, nlink, size, \
+                 mtime, mtime_nsec, ctime, ctime_nsec, data_len) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
+            ),
+            origin_delete: format!("DELETE FROM {origin} WHERE ino = ?1"),
+            base_ino_put: view.then(|| {
+                "INSERT OR REPLACE INTO fs_origin (delta_ino, base_ino) VALUES (?1, ?2)".to_owned()
+            }),
+            base_ino_delete: view.then(|| "DELETE FROM fs_origin WHERE delta_ino = ?1".to_owned()),
+            dentry_put: format!(
+                "INSERT INTO {dentry} (name, parent_ino, ino) VALUES (?2, ?1, ?3) \
+                 ON CONFLICT (parent_ino, name) DO UPDATE SET ino = ?3"
+            ),
+            dentry_delete: format!("DELETE FROM {dentry} WHERE parent_ino = ?1 AND name = ?2"),
+            whiteout_put: format!(
+                "INSERT OR REPLACE INTO {whiteout} (path, parent_path, created_at) \
+                 VALUES (?1, ?2, ?3)"
+            ),
+            whiteout_delete: format!("DELETE FROM {whiteout} WHERE path = ?1"),
+            chunk_put: format!(
+                "INSERT INTO {data} (ino, chunk_index, data) VALUES (?1, ?2, ?3) \
+                 ON CONFLICT (ino, chunk_index) DO UPDATE SET data = ?3"
+            ),
+            chunks_delete: format!(
+                "DELETE FROM {data} WHERE ino = ?1 AND chunk_index >= ?2 AND chunk_index < ?3"
+            ),
+            symlink_put: format!("INSERT OR REPLACE INTO {symlink} (ino, target) VALUES (?1, ?2)"),
+            symlink_delete: format!("DELETE FROM {symlink} WHERE ino = ?1"),
+            xattr_put: format!(
+                "INSERT OR REPLACE INTO {xattr} (ino, name, value) VALUES (?1, ?2, ?3)"
+            ),
+            xattr_delete: format!("DELETE FROM {xattr} WHERE ino = ?1 AND name = ?2"),
+            xattrs_delete: format!("DELETE FROM {xattr} WHERE ino = ?1"),
+        }
+    }
+}
+
+pub(crate) const KV_GET: &str =
+    "SELECT key, value, created_at, updated_at FROM kv_store WHERE key = ?1";
+/// A page of keys after `?1` (all with `NULL`), ascending by byte.
+pub(crate) const KVS_AFTER: &str = "SELECT key, value, created_at, updated_at FROM kv_store \
+     WHERE ?1 IS NULL OR key > ?1 ORDER BY key LIMIT ?2";
+pub(crate) const KV_PUT: &str = "INSERT INTO kv_store (key, value, created_at, updated_at) \
+     VALUES (?1, ?2, ?3, ?4) ON CONFLICT (key) DO UPDATE SET value = ?2, \
+     created_at = ?3, updated_at = ?4";
+pub(crate) const KV_DELETE: &str = "DELETE FROM kv_store WHERE key = ?1";
+/// A page of tool calls below id `?1`, newest first.
+pub(crate) const TOOL_CALLS_BELOW: &str = "SELECT id, name, parameters, result, error, status, \
+     started_at, completed_at, duration_ms FROM tool_calls WHERE id < ?1 ORDER BY id DESC LIMIT ?2";
+pub(crate) const TOOL_CALL_PUT: &str = "INSERT INTO tool_calls (id, name, parameters, result, \
+     error, status, started_at, completed_at, duration_ms) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+pub(crate) const TOOL_CALL_LAST: &str = "SELECT max(ifnull((SELECT max(id) FROM tool_calls), 0), \
+     ifnull((SELECT seq FROM sqlite_sequence WHERE name = 'tool_calls'), 0))";
+pub(crate) const SEQUENCE_GET: &str = "SELECT seq FROM sqlite_sequence WHERE name = 'fs_inode'";
+pub(crate) const SEQUENCE_UPDATE: &str =
+    "UPDATE sqlite_sequence SET seq = ?1 WHERE name = 'fs_inode'";
+pub(crate) const SEQUENCE_INSERT: &str =
+    "INSERT INTO sqlite_sequence (name, seq) VALUES ('fs_inode', ?1)";
+
+/// Ties a `-wal` to the database file it was begun on: see [`crate::wal`].
+pub(crate) const WAL_BEGIN: &str = "INSERT OR REPLACE INTO afs_meta (key, value) VALUES \
+     ('wal_base', ifnull((SELECT value FROM afs_meta WHERE key = 'wal_id'), '')), \
+     ('wal_id', lower(hex(randomblob(16))))";
+pub(crate) const WAL_TIE: &str = "SELECT \
+     ifnull((SELECT value FROM afs_meta WHERE key = 'wal_base'), ''), \
+     ifnull((SELECT value FROM afs_meta WHERE key = 'wal_id'), '')";
+pub(crate) const OVERLAY_CONFIG_GET: &str = "SELECT value FROM fs_overlay_config WHERE key = ?1";
+pub(crate) const BASE_PATH_PUT: &str =
+    "INSERT OR REPLACE INTO fs_overlay_config (key, value) VALUES ('base_path', ?1)";

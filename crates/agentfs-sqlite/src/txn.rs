@@ -1,0 +1,256 @@
+//! Reading and writing, within a transaction, over the layers of state: staged
+//! by this transaction, pending, being committed, cached, in SQLite.
+//!
+//! Holds a guard on the state for its whole life, so that nothing moves from one
+//! layer to the next meanwhile; SQLite is only asked, on one snapshot, for what
+//! no layer above says. Writes go to the staged layer and nowhere else.
+
+mod read;
+mod write;
+
+use std::cell::OnceCell;
+use std::sync::Arc;
+
+use agentfs_core::storage::InodeRow;
+use agentfs_core::{Ino, LowerPath, Name, StorageError};
+use rusqlite::Connection;
+
+use crate::cache::{Cache, DIR_ENTRIES_MAX};
+use crate::database::Volume;
+use crate::gate::{Lease, Purpose};
+use crate::pending::{Delta, Map, Said, Set, VolumeDelta};
+use crate::rows;
+use crate::shared::Shared;
+use crate::sql::VolumeSql;
+
+type Result<T> = std::result::Result<T, StorageError>;
+
+/// State above the caches: what SQLite does not have yet.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    /// Applied, waiting for the committer.
+    pub(crate) pending: Delta,
+    /// In the committer's hands.
+    pub(crate) committing: Option<Arc<Delta>>,
+}
+
+/// One transaction.
+pub(crate) struct Txn<'a> {
+    shared: &'a Shared,
+    volume: Volume,
+    state: &'a State,
+    staged: Delta,
+    lease: OnceCell<Lease<'a>>,
+}
+
+impl<'a> Txn<'a> {
+    pub(crate) fn new(shared: &'a Shared, volume: Volume, state: &'a State) -> Self {
+        Self {
+            shared,
+            volume,
+            state,
+            staged: Delta::default(),
+            lease: OnceCell::new(),
+        }
+    }
+
+    /// The changes made.
+    pub(crate) fn into_staged(self) -> Delta {
+        self.staged
+    }
+
+    fn sql(&self) -> &'a VolumeSql {
+        self.shared.sql(self.volume)
+    }
+
+    fn cache(&self) -> &'a Cache {
+        self.shared.cache(self.volume)
+    }
+
+    /// Asks SQLite; `absent` when the volume has no tables yet.
+    fn query<T>(&self, absent: T, f: impl Fn(&Connection) -> Result<T>) -> Result<T> {
+        if self.volume == Volume::Home && !self.shared.home_exists() {
+            return Ok(absent);
+        }
+        self.query_any(f)
+    }
+
+    fn query_any<T>(&self, f: impl Fn(&Connection) -> Result<T>) -> Result<T> {
+        if self.lease.get().is_none() {
+            let lease = self.shared.lease(Purpose::Read)?;
+            if !lease.is_snapshot() {
+                lease.query(rows::begin)?;
+            }
+            // Nobody else can have set it: this is not shared between threads.
+            let _ = self.lease.set(lease);
+        }
+        let lease = self.lease.get();
+        lease
+            .ok_or_else(|| StorageError::Io("no connection".into()))?
+            .query(f)
+    }
+
+    /// All layers above SQLite, newest first.
+    fn layers(&self) -> impl DoubleEndedIterator<Item = &Delta> {
+        [
+            Some(&self.staged),
+            Some(&self.state.pending),
+            self.state.committing.as_deref(),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    fn volumes(&self) -> impl DoubleEndedIterator<Item = &VolumeDelta> {
+        self.layers().map(|delta| delta.volume(self.volume))
+    }
+
+    /// What the newest layer that says anything says.
+    fn said<'s, T: 's>(&'s self, f: impl Fn(&'s VolumeDelta) -> Said<T>) -> Said<T> {
+        self.volumes()
+            .map(f)
+            .find(|said| !matches!(said, Said::Nothing))
+            .unwrap_or(Said::Nothing)
+    }
+
+    /// Whether SQLite may have rows of an inode.
+    fn may_have_inode(&self, ino: Ino) -> Result<bool> {
+        if let Some(known) = self.cache().may_have_inode(ino) {
+            return Ok(known);
+        }
+        self.load_known()?;
+        Ok(self.cache().may_have_inode(ino).unwrap_or(true))
+    }
+
+    /// Whether SQLite may have entries of a directory.
+    fn may_have_dentries(&self, parent: Ino) -> Result<bool> {
+        if let Some(known) = self.cache().may_have_dentries(parent) {
+            return Ok(known);
+        }
+        self.load_known()?;
+        Ok(self.cache().may_have_dentries(parent).unwrap_or(true))
+    }
+
+    fn load_known(&self) -> Result<()> {
+        if self.volume == Volume::Home && !self.shared.home_exists() {
+            self.cache().know_empty();
+            return Ok(());
+        }
+        let (cache, sql) = (self.cache(), self.sql());
+        self.query((), |conn| cache.load_known(conn, sql))
+    }
+
+    fn clean_inode(&self, ino: Ino) -> Result<Option<InodeRow>> {
+        if !self.may_have_inode(ino)? {
+            return Ok(None);
+        }
+        if let Some(row) = self.cache().inode(ino) {
+            return Ok(Some(row));
+        }
+        let sql = self.sql();
+        let row = self.query(None, |conn| rows::inode(conn, sql, ino))?;
+        if let Some(row) = &row {
+            self.cache().put_inode(ino, row.clone());
+        }
+        Ok(row)
+    }
+
+    fn clean_dentry(&self, parent: Ino, name: &Name) -> Result<Option<Ino>> {
+        if !self.may_have_dentries(parent)? {
+            return Ok(None);
+        }
+        if let Some(known) = self.cache().dentry(parent, name) {
+            return Ok(known);
+        }
+        if let Some(dir) = self.load_dir(parent)? {
+            return Ok(dir.get(name).copied());
+        }
+        let sql = self.sql();
+        let ino = self.query(None, |conn| rows::dentry(conn, sql, parent, name))?;
+        self.cache().put_dentry(parent, name.clone(), ino);
+        Ok(ino)
+    }
+
+    /// Reads a directory whole and keeps it, unless it is too large.
+    fn load_dir(&self, parent: Ino) -> Result<Option<Map<Name, Ino>>> {
+        if self.cache().is_large(parent) {
+            return Ok(None);
+        }
+        let sql = self.sql();
+        let limit = DIR_ENTRIES_MAX + 1;
+        let entries = self.query(Vec::new(), |conn| rows::dentries(conn, sql, parent, limit))?;
+        if entries.len() == limit {
+            self.cache().mark_large(parent);
+            return Ok(None);
+        }
+        let dir: Map<Name, Ino> = entries.into_iter().collect();
+        self.cache().put_dir(parent, dir.clone());
+        Ok(Some(dir))
+    }
+
+    fn clean_dentries(&self, parent: Ino) -> Result<Map<Name, Ino>> {
+        let fresh = self.volumes().any(|delta| delta.is_fresh(parent));
+        if fresh || !self.may_have_dentries(parent)? {
+            return Ok(Map::default());
+        }
+        if let Some(dir) = self.cache().dir(parent) {
+            return Ok(dir);
+        }
+        if let Some(dir) = self.load_dir(parent)? {
+            return Ok(dir);
+        }
+        let sql = self.sql();
+        let all = self.query(Vec::new(), |conn| {
+            rows::dentries(conn, sql, parent, usize::MAX)
+        })?;
+        Ok(all.into_iter().collect())
+    }
+
+    fn clean_whiteouts(&self, dir: &LowerPath) -> Result<Set<Name>> {
+        if self.cache().may_have_whiteouts(dir).is_none() {
+            self.load_known()?;
+        }
+        if self.cache().may_have_whiteouts(dir) == Some(false) {
+            return Ok(Set::default());
+        }
+        if let Some(names) = self.cache().whiteouts(dir) {
+            return Ok(names);
+        }
+        let sql = self.sql();
+        let names = self.query(Vec::new(), |conn| rows::whiteouts(conn, sql, dir))?;
+        let names: Set<Name> = names.into_iter().collect();
+        self.cache().put_whiteouts(dir.clone(), names.clone());
+        Ok(names)
+    }
+
+    /// The smallest chunk index in SQLite at or after `from` that no layer hides.
+    fn clean_next_chunk(&self, ino: Ino, mut from: u64) -> Result<Option<u64>> {
+        if self.volumes().any(|delta| delta.is_fresh(ino)) || !self.may_have_inode(ino)? {
+            return Ok(None);
+        }
+        let (sql, chunk_size) = (self.sql(), self.shared.chunk_size_bytes());
+        loop {
+            let next = self.query(None, |conn| {
+                rows::next_chunk(conn, sql, ino, from, chunk_size)
+            })?;
+            let Some(next) = next else { return Ok(None) };
+            let hidden_to = self
+                .volumes()
+                .filter_map(|delta| delta.chunks.get(&ino)?.erased_end(next))
+                .max();
+            match hidden_to {
+                Some(end) => from = end,
+                None => return Ok(Some(next)),
+            }
+        }
+    }
+
+    fn check_ino(ino: Ino) -> Result<()> {
+        if ino.0 == 0 || ino > Ino::MAX {
+            return Err(StorageError::Io(format!(
+                "inode number {ino} cannot be stored"
+            )));
+        }
+        Ok(())
+    }
+}

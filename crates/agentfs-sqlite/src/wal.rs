@@ -1,0 +1,106 @@
+//! Whether a `-wal` belongs to the database file beside it.
+//!
+//! SQLite takes any well-formed `-wal` for the database's own: nothing in the
+//! two files ties them together. A `-wal` that a killed session left, beside a
+//! database that was removed and replaced by a copy of another, would be laid
+//! over it. So the first transaction in every `-wal` of ours replaces `wal_id`
+//! by a new random one and records the one before as `wal_base`. The file
+//! without its `-wal` then has either the `wal_id` that the `-wal` was begun on,
+//! or, partly folded in, the very one that the `-wal` has.
+//!
+//! A `-wal` begun by another program carries no such mark and is believed, as
+//! SQLite does.
+
+use agentfs_core::StorageError;
+use rusqlite::Connection;
+
+use crate::error::storage_error;
+use crate::gate::Gate;
+use crate::sql;
+
+/// The mark in a state of the database. Empty strings where there is none.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Tie {
+    base: String,
+    id: String,
+}
+
+/// Runs `f` as one transaction that writes, marking the `-wal` when it is the
+/// first in it.
+pub(crate) fn transaction<T>(
+    gate: &Gate,
+    conn: &Connection,
+    f: impl FnOnce() -> Result<T, StorageError>,
+) -> Result<T, StorageError> {
+    run(conn, "BEGIN IMMEDIATE")?;
+    if gate.wal_bytes() == 0 {
+        begin(conn)?;
+    }
+    // On an error the lease rolls back what is left.
+    let value = f()?;
+    run(conn, "COMMIT")?;
+    Ok(value)
+}
+
+fn run(conn: &Connection, sql: &str) -> Result<(), StorageError> {
+    conn.prepare_cached(sql)
+        .and_then(|mut statement| statement.execute([]))
+        .map(|_| ())
+        .map_err(|e| storage_error(&e))
+}
+
+fn begin(conn: &Connection) -> Result<(), StorageError> {
+    conn.execute(sql::WAL_BEGIN, [])
+        .map(|_| ())
+        .map_err(|e| storage_error(&e))
+}
+
+/// Reads the mark; none where the database has no table for it.
+pub(crate) fn tie(conn: &Connection) -> Option<Tie> {
+    let read = |row: &rusqlite::Row<'_>| {
+        Ok(Tie {
+            base: row.get(0)?,
+            id: row.get(1)?,
+        })
+    };
+    conn.query_row(sql::WAL_TIE, [], read).ok()
+}
+
+/// Whether the state `with` the `-wal` may have grown from the one `without`.
+pub(crate) fn fits(without: Option<&Tie>, with: Option<&Tie>) -> bool {
+    match (without, with) {
+        (Some(without), Some(with)) => with == without || with.base == without.id,
+        // A database without our tables is an SDK's; without the mark, nothing
+        // can be told.
+        (None, _) => true,
+        (Some(_), None) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wal_fits_what_it_was_begun_on() {
+        let tie = |base: &str, id: &str| {
+            Some(Tie {
+                base: base.into(),
+                id: id.into(),
+            })
+        };
+        let check = |without: Option<Tie>, with: Option<Tie>, expected| {
+            assert_eq!(
+                fits(without.as_ref(), with.as_ref()),
+                expected,
+                "{without:?} {with:?}"
+            );
+        };
+        check(tie("a", "b"), tie("b", "c"), true);
+        check(tie("b", "c"), tie("b", "c"), true);
+        check(tie("a", "b"), tie("x", "y"), false);
+        check(tie("a", "b"), None, false);
+        check(None, tie("x", "y"), true);
+        check(tie("", ""), tie("", "y"), true);
+    }
+}

@@ -1,0 +1,12 @@
+//! The tests of `agentfs-sqlite` that see it from outside: one binary.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod contract;
+mod crash;
+mod differential;
+mod full;
+mod kit;
+mod opening;
+mod sharing;

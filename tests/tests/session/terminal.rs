@@ -1,0 +1,119 @@
+//! The terminal inside: job control, interrupts, size, pipelines.
+
+use super::as_everyone;
+use super::tty::Tty;
+
+/// Runs a conversation on a terminal, as root and as an ordinary user.
+fn on_a_terminal(talk: impl Fn(&mut Tty)) {
+    as_everyone(|world| match Tty::new(world) {
+        Ok(mut tty) => talk(&mut tty),
+        Err(why) => agentfs_tests::skip::skipped(&why),
+    });
+}
+
+const SHELL: &str = "$A run -q --session s -- bash --norc --noprofile -i";
+
+#[test]
+fn a_shell_inside_has_job_control() {
+    on_a_terminal(|tty| {
+        tty.line(SHELL);
+        tty.line("PS1='in> '");
+        tty.expect("in> ");
+        tty.line("tty; echo tty=$?");
+        tty.expect("/dev/");
+        tty.expect("tty=0");
+        tty.line("sleep 600");
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        tty.send("\x03");
+        tty.expect("in> ");
+        tty.line("echo interrupted=$?");
+        tty.expect("interrupted=130");
+        tty.line("sleep 600");
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        tty.send("\x1a");
+        tty.expect("Stopped");
+        tty.line("bg; kill %1; wait; echo re''aped");
+        tty.expect("reaped");
+        tty.line("exit 5");
+        tty.expect("$ ");
+        tty.line("echo code=$?");
+        tty.expect("code=5");
+    });
+}
+
+#[test]
+fn control_z_stops_the_run_and_fg_resumes_it() {
+    on_a_terminal(|tty| {
+        tty.line("$A run -q --session s -- sh -c 'echo u''p; sleep 600'");
+        tty.expect("up");
+        // While the shell waits for its vfork(2) it cannot be stopped.
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        tty.send("\x1a");
+        tty.expect("Stopped");
+        tty.line("echo out''side; fg");
+        tty.expect("outside");
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        tty.send("\x03");
+        tty.line("echo code=$?");
+        tty.expect("code=130");
+        tty.line("stty -a | grep -c isig");
+        tty.expect("1");
+    });
+}
+
+#[test]
+fn an_interrupt_arrives_once() {
+    on_a_terminal(|tty| {
+        tty.line("$A run -q --session s -- bash -c 'n=0; trap \"n=\\$((n+1))\" INT; echo u''p; for i in 1 2 3 4 5 6 7 8; do sleep 0.1; done; echo n=$n'");
+        tty.expect("up");
+        tty.send("\x03");
+        tty.expect("n=1");
+    });
+}
+
+#[test]
+fn a_pipeline_leaves_the_terminal_to_who_reads_it() {
+    on_a_terminal(|tty| {
+        tty.line("$A run -q --session s -- echo piped | (read x; read y </dev/tty; echo $x-$y)");
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        tty.line("typed");
+        tty.expect("piped-typed");
+        // And the command gets it when it asks.
+        tty.line(
+            "echo in | $A run -q --session s -- bash -c 'read x; read y </dev/tty; echo $x+$y'",
+        );
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        tty.line("typed");
+        tty.expect("in+typed");
+        tty.line("echo still=$?");
+        tty.expect("still=0");
+    });
+}
+
+#[test]
+fn a_changed_size_is_told() {
+    on_a_terminal(|tty| {
+        tty.line("(sleep 0.5; stty rows 33 cols 111 </dev/tty) & $A run -q --session s -- bash -c 'trap \"stty size; exit\" WINCH; for i in $(seq 100); do sleep 0.1; done'");
+        tty.expect("33 111");
+    });
+}
+
+#[test]
+fn a_script_is_interrupted_with_its_command() {
+    on_a_terminal(|tty| {
+        tty.line("bash -c '$A run -q --session s -- sleep 600; echo after=$?; exit 4'");
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        tty.send("\x03");
+        tty.expect("after=130");
+    });
+}
+
+#[test]
+fn nothing_can_be_typed_into_the_terminal_from_inside() {
+    on_a_terminal(|tty| {
+        tty.line("command -v python3 >/dev/null && echo h''as || echo has''not");
+        tty.expect("has");
+        tty.line("$A run -q --session s -- python3 -c \"import fcntl,termios; fcntl.ioctl(0,termios.TIOCSTI,b'x')\" 2>&1 | tail -1");
+        tty.expect("rror");
+    });
+}

@@ -1,0 +1,65 @@
+//! Developer commands of this workspace: `cargo xtask tidy`, `cargo xtask ci`,
+//! `cargo xtask bench`.
+//!
+//! Must never change a file of the source tree, but for the figures that a full
+//! benchmark writes to docs/benchmarks.
+
+mod bench;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use xshell::{Shell, cmd};
+
+/// Developer commands of the agentfs workspace.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Check the rules that neither rustfmt nor clippy knows.
+    Tidy,
+    /// Do all that continuous integration does (`.ci/run`).
+    Ci,
+    /// Time file work in a session against the disk and other overlays.
+    Bench(Box<bench::BenchArgs>),
+    /// What `bench` runs inside a view.
+    #[command(hide = true)]
+    BenchWorker(bench::WorkerArgs),
+}
+
+#[allow(clippy::print_stderr)] // a command-line tool speaks on its terminal
+fn main() -> ExitCode {
+    let root = workspace_root();
+    let outcome = match Args::parse().command {
+        Command::Tidy => tidy::run(&root),
+        Command::Ci => ci(&root),
+        Command::Bench(args) => bench::run(&root, &args),
+        Command::BenchWorker(args) => bench::run_worker(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn ci(root: &Path) -> anyhow::Result<()> {
+    let shell = Shell::new()?;
+    shell.change_dir(root);
+    cmd!(shell, ".ci/run").run()?;
+    Ok(())
+}
+
+fn workspace_root() -> PathBuf {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().unwrap_or(package).to_owned()
+}

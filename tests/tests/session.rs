@@ -17,7 +17,7 @@ use agentfs_tests::user::Who;
 use agentfs_tests::world::World;
 
 /// How long anything that happens in the background may take.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(45);
 
 /// Runs a test in a world of root's and in one of an ordinary user's.
 fn as_everyone(test: impl Fn(&World)) {

@@ -250,7 +250,7 @@ fn a_replaced_directory_shows_soon_and_at_once_when_told() {
     replace(3);
     let start = Instant::now();
     while size("d/e/f") != Some(3) {
-        assert!(start.elapsed() < Duration::from_secs(1));
+        assert!(start.elapsed() < Duration::from_secs(10));
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -44,7 +44,7 @@ impl Watched {
     }
 
     fn next(&self) -> BaseChange {
-        self.told.recv_timeout(Duration::from_secs(2)).unwrap()
+        self.told.recv_timeout(Duration::from_secs(10)).unwrap()
     }
 
     fn assert_quiet(&self) {

@@ -228,15 +228,15 @@ fn unwatched_changes_show_a_little_later() {
     }
     for text in ["after", "longer than before", "short"] {
         fs::write(on_host("d/f"), text).unwrap();
-        within(Duration::from_secs(2), text, || reads(text));
+        within(Duration::from_secs(10), text, || reads(text));
     }
     fs::write(on_host("d/new"), "").unwrap();
-    within(Duration::from_secs(2), "new", || view.at("d/new").exists());
-    within(Duration::from_secs(2), "listed", || {
+    within(Duration::from_secs(10), "new", || view.at("d/new").exists());
+    within(Duration::from_secs(10), "listed", || {
         names_in(&view.at("d")) == ["f", "new"]
     });
     fs::remove_file(on_host("d/f")).unwrap();
-    within(Duration::from_secs(2), "gone", || !view.at("d/f").exists());
+    within(Duration::from_secs(10), "gone", || !view.at("d/f").exists());
 }
 
 struct NeverTold;

@@ -107,7 +107,13 @@ fn git_status_asks_little() {
         for i in 0..FILES {
             let dir = base.join(format!("d{}", i % 40));
             fs::create_dir_all(&dir).unwrap();
-            fs::write(dir.join(format!("f{i}")), format!("content {i}")).unwrap();
+            let file = dir.join(format!("f{i}"));
+            fs::write(&file, format!("content {i}")).unwrap();
+            // As old as the index, git would not trust its size and read it anew.
+            let yesterday = std::time::SystemTime::now() - std::time::Duration::from_secs(86_400);
+            let times = fs::FileTimes::new().set_modified(yesterday);
+            let file = fs::File::options().write(true).open(file).unwrap();
+            file.set_times(times).unwrap();
         }
         for args in [
             &["init", "-q"][..],

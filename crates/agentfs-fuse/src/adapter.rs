@@ -13,13 +13,17 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use agentfs_core::{Attr, FsError, Ino, LowerLayer, Overlay, Storage};
-use fuser::{FileAttr, Generation, InitFlags, KernelConfig, ReplyAttr, ReplyEmpty, ReplyEntry};
+use fuser::{
+    FileAttr, Generation, InitFlags, KernelConfig, ReplyAttr, ReplyEmpty, ReplyEntry, Request,
+};
 
 use crate::convert::{errno, file_attr};
 use crate::counters::{Counters, Operation};
 use crate::ids::KnownIds;
 use crate::interest::{Directories, FOR_GOOD, is_upper};
+use crate::mount::FuseConfig;
 use crate::notify::{Abilities, EntryChange, Notifier};
+use crate::pairing::Pairing;
 
 /// Inode numbers are never reused for another object.
 const GENERATION: Generation = Generation(0);
@@ -42,6 +46,8 @@ pub(crate) struct AgentFs<S, L> {
     notifier: Notifier,
     writeback: bool,
     known_ids: Option<KnownIds>,
+    /// With the number of this mount there.
+    pairing: Option<(Arc<Pairing>, u32)>,
     /// The kernel opens without asking; else each open is answered.
     no_open: bool,
     no_opendir: bool,
@@ -55,16 +61,19 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
         counters: Arc<Counters>,
         notifier: Notifier,
         abilities: Arc<Abilities>,
-        writeback: bool,
-        known_ids: Option<KnownIds>,
+        config: FuseConfig,
     ) -> Self {
         Self {
             overlay,
             directories,
             counters,
             notifier,
-            writeback,
-            known_ids,
+            writeback: config.writeback,
+            known_ids: config.known_ids,
+            pairing: config.pairing.map(|pairing| {
+                let mount = pairing.add_mount();
+                (pairing, mount)
+            }),
             no_open: false,
             no_opendir: false,
             abilities,
@@ -104,13 +113,19 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
 
     /// Counts a request and runs its handler. One that panics drops its reply
     /// unsent, for which the library answers EIO.
-    fn serve(&self, operation: Operation, handler: impl FnOnce()) {
+    fn serve(&self, request: &Request, operation: Operation, handler: impl FnOnce()) {
         self.counters.count(operation);
+        if let Some((pairing, mount)) = &self.pairing {
+            pairing.requested(*mount, request.pid());
+        }
         if catch_unwind(AssertUnwindSafe(handler)).is_err() {
             tracing::error!(
                 operation = operation.name(),
                 "a request panicked; answered with EIO"
             );
+        }
+        if let Some((pairing, mount)) = &self.pairing {
+            pairing.answered(*mount);
         }
     }
 

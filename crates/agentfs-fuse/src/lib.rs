@@ -55,9 +55,11 @@ mod ids;
 mod interest;
 mod mount;
 mod notify;
+mod pairing;
 
 pub use counters::{Counters, Operation};
 pub use ids::KnownIds;
 pub use interest::{DirInterest, Unchanging};
 pub use mount::{FuseConfig, MountError, MountOptions, Server, mount, mount_data, serve};
 pub use notify::{EntryChange, Notifier};
+pub use pairing::Pairing;

@@ -17,6 +17,7 @@ use crate::counters::Counters;
 use crate::ids::KnownIds;
 use crate::interest::{DirInterest, Directories};
 use crate::notify::{self, Abilities, Device, Notifier};
+use crate::pairing::Pairing;
 
 /// How an overlay is served.
 #[derive(Clone)]
@@ -34,6 +35,8 @@ pub struct FuseConfig {
     /// The ids that the mount knows, where it does not know all of them (an
     /// ordinary user's namespace). Others are shown as these.
     pub known_ids: Option<KnownIds>,
+    /// Keeps programs and answers on one processor, where that is faster.
+    pub pairing: Option<Arc<Pairing>>,
 }
 
 impl FuseConfig {
@@ -46,6 +49,7 @@ impl FuseConfig {
             writeback: true,
             interest,
             known_ids: None,
+            pairing: None,
         }
     }
 }
@@ -187,17 +191,12 @@ fn start<S: Storage, L: LowerLayer>(
     allow_other: bool,
     open: impl FnOnce(AgentFs<S, L>, &Config) -> Result<Session<AgentFs<S, L>>, MountError>,
 ) -> Result<Server, MountError> {
-    let FuseConfig {
-        threads,
-        unwatched_ttl,
-        writeback,
-        interest,
-        known_ids,
-    } = config;
+    let threads = config.threads.max(1);
     let counters = Arc::new(Counters::default());
     let (notifier, waiting) = notify::pair();
-    interest.attached(&notifier);
-    let directories = Arc::new(Directories::new(interest, unwatched_ttl));
+    config.interest.attached(&notifier);
+    let interest = Arc::clone(&config.interest);
+    let directories = Arc::new(Directories::new(interest, config.unwatched_ttl));
     let abilities = Arc::new(Abilities::default());
     let fs = AgentFs::new(
         Arc::clone(&overlay),
@@ -205,8 +204,7 @@ fn start<S: Storage, L: LowerLayer>(
         Arc::clone(&counters),
         notifier.clone(),
         Arc::clone(&abilities),
-        writeback,
-        known_ids,
+        config,
     );
 
     let mut options = Config::default();
@@ -220,7 +218,7 @@ fn start<S: Storage, L: LowerLayer>(
     } else {
         SessionACL::Owner
     };
-    options.n_threads = Some(threads.max(1));
+    options.n_threads = Some(threads);
     // A queue per thread, where another descriptor can be had.
     options.clone_fd = threads > 1
         && std::fs::OpenOptions::new()

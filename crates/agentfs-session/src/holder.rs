@@ -105,15 +105,16 @@ fn start(plan: &BuildPlan, server: &mut Channel) -> Result<Built, SessionError> 
         }
     };
     let built = inside::build(plan, &mut serve)?;
-    let mut namespaces = Vec::new();
+    let mut descriptors = Vec::new();
     for name in ["user", "mnt", "pid", "ipc"] {
         let file = fs::File::open(Path::new("/proc/self/ns").join(name))
             .map_err(|e| lost(&format!("{name}: {e}")))?;
-        namespaces.push(file);
+        descriptors.push(OwnedFd::from(file));
     }
+    descriptors.extend(own_proc());
     // Same user, but not for programs inside to look into.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|e| lost(&e.to_string()))?;
-    let fds: Vec<_> = namespaces.iter().map(AsFd::as_fd).collect();
+    let fds: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
     let reply = HolderReply::Built {
         places: built.places.clone(),
         limits: built.limits.clone(),
@@ -122,6 +123,16 @@ fn start(plan: &BuildPlan, server: &mut Channel) -> Result<Built, SessionError> 
         .send(&reply, &fds)
         .map_err(|e| lost(&e.to_string()))?;
     Ok(built)
+}
+
+/// `/proc`, if its numbers are those of this namespace.
+fn own_proc() -> Option<OwnedFd> {
+    let link = fs::read_link("/proc/self").ok()?;
+    if link != Path::new("1") {
+        return None;
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open("/proc", flags, Mode::empty()).ok()
 }
 
 fn answer(server: &Channel, built: &Built, request: HolderRequest) {

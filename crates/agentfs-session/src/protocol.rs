@@ -94,7 +94,8 @@ pub(crate) enum Request {
 /// From the server to a client.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
-    /// With descriptors: user, mount, pid and IPC namespace.
+    /// With descriptors: user, mount, pid and IPC namespace, and their `/proc` if
+    /// it could be mounted.
     Joined(Box<Inside>),
     /// `last`: the session now ends; the connection closes when it has.
     Left {
@@ -161,7 +162,8 @@ pub(crate) enum HolderRequest {
 pub(crate) enum HolderReply {
     /// With a descriptor: `/dev/fuse`, mounted.
     Mounted(Volume),
-    /// With descriptors: user, mount, pid and IPC namespace.
+    /// With descriptors: user, mount, pid and IPC namespace, and their `/proc` if
+    /// it could be mounted.
     Built {
         places: Vec<Place>,
         limits: Vec<Limit>,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use agentfs_core::types::Clock;
 use agentfs_core::{Ino, LowerPath, Name, Overlay, OverlayConfig, Owner, StorageError, Timestamp};
-use agentfs_fuse::{DirInterest, FuseConfig, KnownIds, Notifier, Server};
+use agentfs_fuse::{DirInterest, FuseConfig, KnownIds, Notifier, Pairing, Server};
 use agentfs_hostdir::{BaseChange, BaseWatcher, EntryChange, HostDir, WatchState};
 
 use agentfs_sqlite::{Database, OpenOptions, SqliteStorage};
@@ -53,6 +53,7 @@ pub(crate) struct View {
     database: Database,
     notifiers: Arc<Notifiers>,
     watcher: Option<DbWatcher>,
+    pairing: Option<Arc<Pairing>>,
     served: Vec<Served>,
 }
 
@@ -177,6 +178,7 @@ impl View {
             database,
             notifiers,
             watcher: watcher.ok(),
+            pairing: Pairing::start(),
             served: Vec::new(),
         })
     }
@@ -195,11 +197,19 @@ impl View {
             (Volume::Home, None) => return Err(self.failed(Path::new("$HOME"), "it is not known")),
         };
         let storage = self.database.volume(stored);
-        let served = start(storage, lower, device)
+        let served = start(storage, lower, device, self.pairing.clone())
             .map_err(|error| self.failed(Path::new("the file system"), error))?;
         self.notifiers.add(served.server.notifier());
         self.served.push(served);
         Ok(())
+    }
+
+    /// Gives the process numbers in requests a meaning: they are those of `proc`,
+    /// the `/proc` of the namespace that the mounts were made in.
+    pub(crate) fn show_processes(&self, proc: OwnedFd) {
+        if let Some(pairing) = &self.pairing {
+            pairing.set_processes(proc);
+        }
     }
 
     #[allow(clippy::needless_pass_by_value)] // for map_err
@@ -333,6 +343,7 @@ fn start(
     storage: SqliteStorage,
     lower: Arc<HostDir>,
     device: OwnedFd,
+    pairing: Option<Arc<Pairing>>,
 ) -> Result<Served, Box<dyn std::error::Error>> {
     let config = OverlayConfig {
         clock: Arc::new(HostClock),
@@ -347,6 +358,7 @@ fn start(
     let interest = Arc::new(Interest::start(lower, Arc::clone(&notifier))?);
     let mut config = FuseConfig::new(Arc::clone(&interest) as Arc<dyn DirInterest>);
     config.known_ids = known_ids();
+    config.pairing = pairing;
     let server = agentfs_fuse::serve(Arc::new(overlay), device, config)?;
     let _ = notifier.set(server.notifier());
     Ok(Served { server, interest })

@@ -112,6 +112,9 @@ pub(crate) fn namespaces_refused(error: &io::Error, log: &Path) -> SessionError 
     }
 }
 
+/// User, mount, pid and IPC.
+const NAMESPACES: usize = 4;
+
 pub(crate) type Built = (Vec<OwnedFd>, Vec<Place>, Vec<Limit>);
 
 /// Serves the mounts while the holder builds.
@@ -140,7 +143,13 @@ pub(crate) fn serve_build(
                     .map_err(|e| died(format!("holder: {e}")))?;
             }
             HolderReply::Built { places, limits } => {
-                return Ok((channel.take_fds(), places, limits));
+                let mut namespaces = channel.take_fds();
+                if namespaces.len() > NAMESPACES {
+                    namespaces
+                        .drain(NAMESPACES..)
+                        .for_each(|proc| view.show_processes(proc));
+                }
+                return Ok((namespaces, places, limits));
             }
             HolderReply::Failed(error) => return Err(error),
             other => return Err(died(format!("unexpected answer {other:?}"))),

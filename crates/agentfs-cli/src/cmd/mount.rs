@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agentfs_core::{Ino, LowerPath, Overlay};
-use agentfs_fuse::{DirInterest, FuseConfig, MountOptions, Server};
+use agentfs_fuse::{DirInterest, FuseConfig, MountOptions, Pairing, Server};
 use anyhow::{Context as _, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::UnmountFlags;
@@ -109,7 +109,11 @@ fn serve(located: &Located, dir: &Path, args: &MountArgs) -> Result<u8> {
     let options = MountOptions {
         allow_other: args.allow_other,
     };
-    let config = FuseConfig::new(Arc::new(Unwatched));
+    let mut config = FuseConfig::new(Arc::new(Unwatched));
+    config.pairing = Pairing::start();
+    if let (Some(pairing), Ok(proc)) = (&config.pairing, File::open("/proc")) {
+        pairing.set_processes(proc.into());
+    }
     let server = agentfs_fuse::mount(Arc::new(overlay), dir, &options, config)?;
     let notifier = server.notifier();
     store

@@ -34,8 +34,8 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         Ok(())
     }
 
-    fn lookup(&self, _: &Request, parent: INodeNo, entry: &OsStr, reply: ReplyEntry) {
-        self.serve(Operation::Lookup, || {
+    fn lookup(&self, request: &Request, parent: INodeNo, entry: &OsStr, reply: ReplyEntry) {
+        self.serve(request, Operation::Lookup, || {
             let parent = ino(parent);
             let ttl = self.enter(parent);
             match name(entry).and_then(|name| self.overlay.lookup(parent, &name)) {
@@ -51,12 +51,14 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         });
     }
 
-    fn forget(&self, _: &Request, number: INodeNo, count: u64) {
-        self.serve(Operation::Forget, || self.forget_one(ino(number), count));
+    fn forget(&self, request: &Request, number: INodeNo, count: u64) {
+        self.serve(request, Operation::Forget, || {
+            self.forget_one(ino(number), count);
+        });
     }
 
-    fn getattr(&self, _: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        self.serve(Operation::Getattr, || {
+    fn getattr(&self, request: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        self.serve(request, Operation::Getattr, || {
             self.attr(self.overlay.getattr(ino(number)), reply);
         });
     }
@@ -79,7 +81,7 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         _: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        self.serve(Operation::Setattr, || {
+        self.serve(request, Operation::Setattr, || {
             let number = ino(number);
             let owner = uid.is_some() || gid.is_some();
             let set = SetAttr {
@@ -96,8 +98,8 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         });
     }
 
-    fn readlink(&self, _: &Request, number: INodeNo, reply: ReplyData) {
-        self.serve(Operation::Readlink, || {
+    fn readlink(&self, request: &Request, number: INodeNo, reply: ReplyData) {
+        self.serve(request, Operation::Readlink, || {
             match self.overlay.readlink(ino(number)) {
                 Ok(target) => reply.data(&target),
                 Err(error) => reply.error(errno(&error)),
@@ -115,7 +117,7 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        self.serve(Operation::Mknod, || {
+        self.serve(request, Operation::Mknod, || {
             let parent = ino(parent);
             let ttl = self.enter(parent);
             // mknod(2) takes a mode without a type for a regular file.
@@ -146,7 +148,7 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         _umask: u32,
         reply: ReplyEntry,
     ) {
-        self.serve(Operation::Mkdir, || {
+        self.serve(request, Operation::Mkdir, || {
             let parent = ino(parent);
             let ttl = self.enter(parent);
             let result = name(entry).and_then(|name| {
@@ -157,15 +159,15 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         });
     }
 
-    fn unlink(&self, _: &Request, parent: INodeNo, entry: &OsStr, reply: ReplyEmpty) {
-        self.serve(Operation::Unlink, || {
+    fn unlink(&self, request: &Request, parent: INodeNo, entry: &OsStr, reply: ReplyEmpty) {
+        self.serve(request, Operation::Unlink, || {
             let result = name(entry).and_then(|name| self.overlay.unlink(ino(parent), &name));
             empty(result, reply);
         });
     }
 
-    fn rmdir(&self, _: &Request, parent: INodeNo, entry: &OsStr, reply: ReplyEmpty) {
-        self.serve(Operation::Rmdir, || {
+    fn rmdir(&self, request: &Request, parent: INodeNo, entry: &OsStr, reply: ReplyEmpty) {
+        self.serve(request, Operation::Rmdir, || {
             let result = name(entry).and_then(|name| self.overlay.rmdir(ino(parent), &name));
             empty(result, reply);
         });
@@ -179,7 +181,7 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        self.serve(Operation::Symlink, || {
+        self.serve(request, Operation::Symlink, || {
             let parent = ino(parent);
             let ttl = self.enter(parent);
             let target = target.as_os_str().as_bytes();
@@ -191,7 +193,7 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
 
     fn rename(
         &self,
-        _: &Request,
+        request: &Request,
         parent: INodeNo,
         entry: &OsStr,
         new_parent: INodeNo,
@@ -199,7 +201,7 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        self.serve(Operation::Rename, || {
+        self.serve(request, Operation::Rename, || {
             let mode = match rename_mode(flags) {
                 Ok(mode) => mode,
                 Err(refused) => return reply.error(refused),
@@ -215,13 +217,13 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
 
     fn link(
         &self,
-        _: &Request,
+        request: &Request,
         number: INodeNo,
         new_parent: INodeNo,
         new_entry: &OsStr,
         reply: ReplyEntry,
     ) {
-        self.serve(Operation::Link, || {
+        self.serve(request, Operation::Link, || {
             let new_parent = ino(new_parent);
             let ttl = self.enter(new_parent);
             let result =
@@ -230,8 +232,8 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         });
     }
 
-    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        self.serve(Operation::Open, || {
+    fn open(&self, request: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        self.serve(request, Operation::Open, || {
             if self.no_open {
                 reply.error(Errno::ENOSYS);
             } else {
@@ -242,7 +244,7 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
 
     fn read(
         &self,
-        _: &Request,
+        request: &Request,
         number: INodeNo,
         _: FileHandle,
         offset: u64,
@@ -251,7 +253,7 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.serve(Operation::Read, || {
+        self.serve(request, Operation::Read, || {
             match self.overlay.read(ino(number), offset, size as usize) {
                 Ok(data) => reply.data(&data),
                 Err(error) => reply.error(errno(&error)),
@@ -261,7 +263,7 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
 
     fn write(
         &self,
-        _: &Request,
+        request: &Request,
         number: INodeNo,
         _: FileHandle,
         offset: u64,
@@ -271,7 +273,7 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.serve(Operation::Write, || {
+        self.serve(request, Operation::Write, || {
             let kill = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
             // Of what it has cached the kernel owns the times. It sends them when
             // they differ from those it has sent, which a time of ours would not.
@@ -288,14 +290,14 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         });
     }
 
-    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+    fn flush(&self, request: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
         // Nothing is kept per open file; the kernel need not ask again.
-        self.serve(Operation::Flush, || reply.error(Errno::ENOSYS));
+        self.serve(request, Operation::Flush, || reply.error(Errno::ENOSYS));
     }
 
     fn release(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         _: FileHandle,
         _: OpenFlags,
@@ -303,15 +305,17 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        self.serve(Operation::Release, || reply.ok());
+        self.serve(request, Operation::Release, || reply.ok());
     }
 
-    fn fsync(&self, _: &Request, number: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.serve(Operation::Fsync, || self.sync(ino(number), reply));
+    fn fsync(&self, request: &Request, number: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        self.serve(request, Operation::Fsync, || {
+            self.sync(ino(number), reply);
+        });
     }
 
-    fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        self.serve(Operation::Opendir, || {
+    fn opendir(&self, request: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        self.serve(request, Operation::Opendir, || {
             if self.no_opendir {
                 reply.error(Errno::ENOSYS);
             } else {
@@ -323,13 +327,13 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
 
     fn readdir(
         &self,
-        _: &Request,
+        request: &Request,
         number: INodeNo,
         _: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        self.serve(Operation::Readdir, || {
+        self.serve(request, Operation::Readdir, || {
             let dir = ino(number);
             self.enter(dir);
             for (ino, cookie, name) in self.dot_entries(dir, offset) {
@@ -361,13 +365,13 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
 
     fn readdirplus(
         &self,
-        _: &Request,
+        request: &Request,
         number: INodeNo,
         _: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        self.serve(Operation::Readdirplus, || {
+        self.serve(request, Operation::Readdirplus, || {
             let dir = ino(number);
             let ttl = self.enter(dir);
             for (ino, cookie, name) in self.dot_entries(dir, offset) {
@@ -399,16 +403,32 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         });
     }
 
-    fn releasedir(&self, _: &Request, _: INodeNo, _: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
-        self.serve(Operation::Releasedir, || reply.ok());
+    fn releasedir(
+        &self,
+        request: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.serve(request, Operation::Releasedir, || reply.ok());
     }
 
-    fn fsyncdir(&self, _: &Request, number: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.serve(Operation::Fsyncdir, || self.sync(ino(number), reply));
+    fn fsyncdir(
+        &self,
+        request: &Request,
+        number: INodeNo,
+        _: FileHandle,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.serve(request, Operation::Fsyncdir, || {
+            self.sync(ino(number), reply);
+        });
     }
 
-    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        self.serve(Operation::Statfs, || match self.overlay.statfs() {
+    fn statfs(&self, request: &Request, _: INodeNo, reply: ReplyStatfs) {
+        self.serve(request, Operation::Statfs, || match self.overlay.statfs() {
             Ok(stats) => reply.statfs(
                 stats.blocks,
                 stats.blocks_free,
@@ -425,7 +445,7 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
 
     fn setxattr(
         &self,
-        _: &Request,
+        request: &Request,
         number: INodeNo,
         attribute: &OsStr,
         value: &[u8],
@@ -433,7 +453,7 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        self.serve(Operation::Setxattr, || match xattr_mode(flags) {
+        self.serve(request, Operation::Setxattr, || match xattr_mode(flags) {
             Ok(mode) => {
                 let attribute = attribute.as_bytes();
                 empty(
@@ -447,13 +467,13 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
 
     fn getxattr(
         &self,
-        _: &Request,
+        request: &Request,
         number: INodeNo,
         attribute: &OsStr,
         size: u32,
         reply: ReplyXattr,
     ) {
-        self.serve(Operation::Getxattr, || {
+        self.serve(request, Operation::Getxattr, || {
             value(
                 self.overlay.getxattr(ino(number), attribute.as_bytes()),
                 size,
@@ -462,15 +482,21 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         });
     }
 
-    fn listxattr(&self, _: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
-        self.serve(Operation::Listxattr, || {
+    fn listxattr(&self, request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
+        self.serve(request, Operation::Listxattr, || {
             let list = self.overlay.listxattr(ino(number)).and_then(joined);
             value(list, size, reply);
         });
     }
 
-    fn removexattr(&self, _: &Request, number: INodeNo, attribute: &OsStr, reply: ReplyEmpty) {
-        self.serve(Operation::Removexattr, || {
+    fn removexattr(
+        &self,
+        request: &Request,
+        number: INodeNo,
+        attribute: &OsStr,
+        reply: ReplyEmpty,
+    ) {
+        self.serve(request, Operation::Removexattr, || {
             empty(
                 self.overlay.removexattr(ino(number), attribute.as_bytes()),
                 reply,
@@ -478,14 +504,14 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         });
     }
 
-    fn access(&self, _: &Request, _: INodeNo, _: fuser::AccessFlags, reply: ReplyEmpty) {
+    fn access(&self, request: &Request, _: INodeNo, _: fuser::AccessFlags, reply: ReplyEmpty) {
         // Checked by the kernel (default_permissions).
-        self.serve(Operation::Access, || reply.error(Errno::ENOSYS));
+        self.serve(request, Operation::Access, || reply.error(Errno::ENOSYS));
     }
 
     fn create(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         _: &OsStr,
         _: u32,
@@ -495,12 +521,12 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
     ) {
         // The kernel then makes the node and opens it without asking, which
         // saves the RELEASE. It does so from the first ENOSYS on.
-        self.serve(Operation::Create, || reply.error(Errno::ENOSYS));
+        self.serve(request, Operation::Create, || reply.error(Errno::ENOSYS));
     }
 
     fn ioctl(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         _: FileHandle,
         _: IoctlFlags,
@@ -509,12 +535,12 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         _: u32,
         reply: ReplyIoctl,
     ) {
-        self.serve(Operation::Ioctl, || reply.error(Errno::ENOTTY));
+        self.serve(request, Operation::Ioctl, || reply.error(Errno::ENOTTY));
     }
 
     fn fallocate(
         &self,
-        _: &Request,
+        request: &Request,
         number: INodeNo,
         _: FileHandle,
         offset: u64,
@@ -522,25 +548,27 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.serve(Operation::Fallocate, || match fallocate_mode(mode) {
-            Ok(mode) => empty(
-                self.overlay.fallocate(ino(number), mode, offset, length),
-                reply,
-            ),
-            Err(refused) => reply.error(refused),
+        self.serve(request, Operation::Fallocate, || {
+            match fallocate_mode(mode) {
+                Ok(mode) => empty(
+                    self.overlay.fallocate(ino(number), mode, offset, length),
+                    reply,
+                ),
+                Err(refused) => reply.error(refused),
+            }
         });
     }
 
     fn lseek(
         &self,
-        _: &Request,
+        request: &Request,
         number: INodeNo,
         _: FileHandle,
         offset: i64,
         whence: i32,
         reply: ReplyLseek,
     ) {
-        self.serve(Operation::Lseek, || {
+        self.serve(request, Operation::Lseek, || {
             let whence = match whence {
                 libc::SEEK_DATA => SeekWhence::Data,
                 libc::SEEK_HOLE => SeekWhence::Hole,
@@ -568,7 +596,7 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
 
     fn copy_file_range(
         &self,
-        _: &Request,
+        request: &Request,
         from: INodeNo,
         _: FileHandle,
         from_offset: u64,
@@ -579,7 +607,7 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        self.serve(Operation::CopyFileRange, || {
+        self.serve(request, Operation::CopyFileRange, || {
             // The answer has 32 bits; the kernel asks again for the rest.
             let len = len.min(u64::from(REQUEST_MAX_BYTES) * 64);
             let (from, to) = (ino(from), ino(to));

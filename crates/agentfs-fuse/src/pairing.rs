@@ -1,0 +1,426 @@
+//! [`Pairing`]: keeps a program and the thread that answers it on one processor.
+//!
+//! A request wakes the server, its answer wakes the program. While another
+//! processor idles, the scheduler puts the two on one each, and most of a
+//! request's time goes into waking a processor: measured in a virtual machine
+//! with two, 18 µs a request against 6 µs. So, during a burst of requests by one
+//! program, a thread of the lowest priority occupies the other processor, one
+//! answering thread is kept on the program's own, and the others stand by: of
+//! several that wait the kernel wakes the one that waited longest, wherever it is.
+//!
+//! Only on machines with exactly two processors: with more, more than one would
+//! have to be occupied. Must never hold up a request, touch a program's own
+//! affinity, or use a processor while nothing is asked.
+
+use std::cell::Cell;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::thread::{CpuSet, Pid, gettid, sched_getaffinity, sched_setaffinity};
+
+/// The lowest priority: anything else that wants the processor gets it.
+const COMPANION_NICE: i32 = 19;
+/// This many requests in [`BURST_WITHIN`] begin a burst.
+const BURST_REQUESTS: u64 = 16;
+const BURST_WITHIN: Duration = Duration::from_millis(2);
+/// A burst is over when nothing was asked for so long.
+const QUIET: Duration = Duration::from_micros(500);
+/// How often it is seen where the program runs.
+const LOOK_EVERY: Duration = Duration::from_micros(300);
+/// One program asks, as long as at most one request in so many comes from
+/// another than the one before.
+const REQUESTS_PER_SWITCH: u64 = 8;
+/// Rounds of the idle loop between two looks at the clock: a few microseconds.
+const IDLE_ROUNDS: usize = 64;
+
+thread_local! {
+    static OWN_TID: Cell<u32> = const { Cell::new(0) };
+}
+
+/// A thread that answers the requests of a mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Answering {
+    mount: u32,
+    tid: u32,
+}
+
+impl Answering {
+    fn own(mount: u32) -> Self {
+        Self {
+            mount,
+            tid: own_tid(),
+        }
+    }
+
+    fn pack(self) -> u64 {
+        u64::from(self.mount) << 32 | u64::from(self.tid)
+    }
+
+    fn unpack(packed: u64) -> Self {
+        let low = packed & u64::from(u32::MAX);
+        Self {
+            mount: u32::try_from(packed >> 32).unwrap_or(0),
+            tid: u32::try_from(low).unwrap_or(0),
+        }
+    }
+
+    fn pid(self) -> Option<Pid> {
+        i32::try_from(self.tid).ok().and_then(Pid::from_raw)
+    }
+}
+
+/// What the answering threads tell the companion.
+#[derive(Debug)]
+struct Shared {
+    requests: AtomicU64,
+    mounts: AtomicU32,
+    /// Requests that came from another thread than the one before.
+    switches: AtomicU64,
+    client: AtomicU32,
+    /// The mount and the thread that answered last, as one number.
+    server: AtomicU64,
+    /// The answering thread that is paired, while the others of its mount stand
+    /// by.
+    paired: Mutex<Option<Answering>>,
+    parted: Condvar,
+    active: AtomicBool,
+    ended: AtomicBool,
+    began: Instant,
+    last_stride_nanos: AtomicU64,
+    processes: OnceLock<OwnedFd>,
+}
+
+/// One for all mounts that a process serves. Ends its thread when dropped.
+#[derive(Debug)]
+pub struct Pairing {
+    shared: Arc<Shared>,
+    companion: Option<JoinHandle<()>>,
+}
+
+impl Pairing {
+    /// `None` where the calling thread may not run on exactly two processors, or
+    /// no thread can be had: everything works without.
+    #[must_use]
+    pub fn start() -> Option<Arc<Self>> {
+        two_processors()?;
+        let shared = Arc::new(Shared {
+            requests: AtomicU64::new(0),
+            mounts: AtomicU32::new(0),
+            switches: AtomicU64::new(0),
+            client: AtomicU32::new(0),
+            server: AtomicU64::new(0),
+            paired: Mutex::new(None),
+            parted: Condvar::new(),
+            active: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            began: Instant::now(),
+            last_stride_nanos: AtomicU64::new(0),
+            processes: OnceLock::new(),
+        });
+        let told = Arc::clone(&shared);
+        let companion = std::thread::Builder::new()
+            .name("fuse-companion".into())
+            .spawn(move || accompany(&told))
+            .ok()?;
+        Some(Arc::new(Self {
+            shared,
+            companion: Some(companion),
+        }))
+    }
+
+    /// Gives the `/proc` whose process numbers are those in requests: that of
+    /// the namespace the file system was mounted in. Before, the companion only
+    /// keeps the other processor awake.
+    pub fn set_processes(&self, proc: OwnedFd) {
+        let _ = self.shared.processes.set(proc);
+    }
+
+    /// A number for one more mount.
+    pub(crate) fn add_mount(&self) -> u32 {
+        self.shared.mounts.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A request of the thread `client` to `mount` is about to be answered by the calling
+    /// thread. 0: nobody's, or somebody's who cannot be seen.
+    pub(crate) fn requested(&self, mount: u32, client: u32) {
+        let shared = &*self.shared;
+        let count = shared.requests.fetch_add(1, Ordering::Relaxed);
+        if client != 0 && shared.client.load(Ordering::Relaxed) != client {
+            shared.client.store(client, Ordering::Relaxed);
+            shared.switches.fetch_add(1, Ordering::Relaxed);
+        }
+        let own = Answering::own(mount).pack();
+        shared.server.store(own, Ordering::Relaxed);
+        if count.is_multiple_of(BURST_REQUESTS) && !shared.active.load(Ordering::Relaxed) {
+            let now = u64::try_from(shared.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            let before = shared.last_stride_nanos.swap(now, Ordering::Relaxed);
+            if Duration::from_nanos(now.saturating_sub(before)) < BURST_WITHIN {
+                shared.active.store(true, Ordering::Release);
+                if let Some(companion) = &self.companion {
+                    companion.thread().unpark();
+                }
+            }
+        }
+    }
+
+    /// The calling thread has answered. Stands by while another one is paired:
+    /// returns when it shall wait for requests again.
+    pub(crate) fn answered(&self, mount: u32) {
+        if !self.shared.active.load(Ordering::Acquire) {
+            return;
+        }
+        let own = Answering::own(mount);
+        let mut paired = self.shared.paired.lock();
+        while paired.is_some_and(|other| other.mount == mount && other != own) {
+            self.shared.parted.wait(&mut paired);
+        }
+    }
+}
+
+impl Drop for Pairing {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::Release);
+        if let Some(companion) = self.companion.take() {
+            companion.thread().unpark();
+            let _ = companion.join();
+        }
+    }
+}
+
+fn own_tid() -> u32 {
+    OWN_TID.with(|tid| {
+        if tid.get() == 0 {
+            tid.set(gettid().as_raw_nonzero().get().unsigned_abs());
+        }
+        tid.get()
+    })
+}
+
+/// The two processors that the calling thread may use.
+fn two_processors() -> Option<[usize; 2]> {
+    let set = sched_getaffinity(None).ok()?;
+    if set.count() != 2 {
+        return None;
+    }
+    let mut cpus = (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu));
+    Some([cpus.next()?, cpus.next()?])
+}
+
+/// The life of the companion: sleeps, and spins while a burst lasts.
+fn accompany(shared: &Shared) {
+    if rustix::process::setpriority_process(None, COMPANION_NICE).is_err() {
+        return;
+    }
+    while !shared.ended.load(Ordering::Acquire) {
+        if !shared.active.load(Ordering::Acquire) {
+            std::thread::park();
+            continue;
+        }
+        if let Some(cpus) = two_processors() {
+            let mut placement = Placement {
+                shared,
+                cpus,
+                now: None,
+            };
+            spin(shared, &mut placement);
+        }
+        shared.active.store(false, Ordering::Release);
+    }
+}
+
+/// Until the burst is over.
+fn spin(shared: &Shared, placement: &mut Placement<'_>) {
+    let mut requests = shared.requests.load(Ordering::Relaxed);
+    let mut last_request = Instant::now();
+    let mut looked: Option<(Instant, u64, u64)> = None;
+    while !shared.ended.load(Ordering::Relaxed) {
+        for _ in 0..IDLE_ROUNDS {
+            std::hint::spin_loop();
+        }
+        let count = shared.requests.load(Ordering::Relaxed);
+        if count == requests {
+            if last_request.elapsed() > QUIET {
+                return;
+            }
+            continue;
+        }
+        (requests, last_request) = (count, Instant::now());
+        let switches = shared.switches.load(Ordering::Relaxed);
+        let (at, requests_then, switches_then) = looked.unwrap_or((last_request, count, switches));
+        if looked.is_some() && last_request - at < LOOK_EVERY {
+            continue;
+        }
+        looked = Some((last_request, count, switches));
+        let alone = (switches - switches_then) * REQUESTS_PER_SWITCH <= count - requests_then;
+        let client = shared.client.load(Ordering::Relaxed);
+        let proc = shared.processes.get();
+        match proc.and_then(|proc| processor_of(proc, client).ok().flatten()) {
+            Some(cpu) if alone => {
+                let server = Answering::unpack(shared.server.load(Ordering::Relaxed));
+                placement.pair(server, cpu);
+            }
+            _ => placement.undo(),
+        }
+    }
+}
+
+/// Where the answering thread and the companion have been put, until dropped.
+struct Placement<'a> {
+    shared: &'a Shared,
+    cpus: [usize; 2],
+    /// The answering thread and its processor.
+    now: Option<(Answering, usize)>,
+}
+
+impl Placement<'_> {
+    fn pair(&mut self, server: Answering, cpu: usize) {
+        if self.now == Some((server, cpu)) {
+            return;
+        }
+        self.undo();
+        let other = match self.cpus {
+            [a, b] if a == cpu => b,
+            [a, b] if b == cpu => a,
+            _ => return,
+        };
+        // A thread that has just ended needs no place.
+        let _ = sched_setaffinity(server.pid(), &set_of(&[cpu]));
+        let _ = sched_setaffinity(None, &set_of(&[other]));
+        self.now = Some((server, cpu));
+        *self.shared.paired.lock() = Some(server);
+    }
+
+    fn undo(&mut self) {
+        if let Some((server, _)) = self.now.take() {
+            let both = set_of(&self.cpus);
+            let _ = sched_setaffinity(server.pid(), &both);
+            let _ = sched_setaffinity(None, &both);
+            *self.shared.paired.lock() = None;
+            self.shared.parted.notify_all();
+        }
+    }
+}
+
+impl Drop for Placement<'_> {
+    fn drop(&mut self) {
+        self.undo();
+    }
+}
+
+fn set_of(cpus: &[usize]) -> CpuSet {
+    let mut set = CpuSet::new();
+    cpus.iter().for_each(|&cpu| set.set(cpu));
+    set
+}
+
+/// The processor that a thread last ran on; none for one that has gone.
+fn processor_of(proc: &OwnedFd, thread: u32) -> io::Result<Option<usize>> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let stat = openat(proc, format!("{thread}/stat"), flags, Mode::empty())?;
+    let mut text = [0; 1024];
+    let len = rustix::io::read(stat, &mut text)?;
+    Ok(parse_processor(&text[..len]))
+}
+
+/// The 39th field of `/proc/PID/stat` (proc(5)). The second is the program's
+/// name in parentheses, which may itself hold spaces and parentheses.
+fn parse_processor(stat: &[u8]) -> Option<usize> {
+    const FIELD: usize = 39;
+    const NAME_FIELD: usize = 2;
+    let end = stat.iter().rposition(|&byte| byte == b')')?;
+    let mut fields = stat[end + 1..].split(u8::is_ascii_whitespace);
+    let text = fields.nth(FIELD - NAME_FIELD)?;
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proc() -> OwnedFd {
+        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open("/proc", flags, Mode::empty()).unwrap()
+    }
+
+    #[test]
+    fn a_name_may_look_like_fields() {
+        let rest = (3..=52).map(|n| n.to_string()).collect::<Vec<_>>();
+        let line = format!("7 (a) 9 (b c)) {}\n", rest.join(" "));
+        assert_eq!(parse_processor(line.as_bytes()), Some(39));
+        assert_eq!(parse_processor(b"7 (a) R 1"), None);
+        assert_eq!(parse_processor(b""), None);
+    }
+
+    #[test]
+    fn the_own_processor_is_found_and_a_stranger_is_not() {
+        let cpu = processor_of(&proc(), own_tid()).unwrap().unwrap();
+        assert!(sched_getaffinity(None).unwrap().is_set(cpu));
+        assert!(processor_of(&proc(), 0).is_err());
+    }
+
+    /// A burst moves the answering thread to its program, and the end of the
+    /// burst gives both back what they had.
+    #[test]
+    fn affinities_come_back_after_a_burst() {
+        let before = sched_getaffinity(None).unwrap();
+        let Some(pairing) = Pairing::start() else {
+            return; // More processors, or one.
+        };
+        pairing.set_processes(proc());
+        let mount = pairing.add_mount();
+        let until = Instant::now() + Duration::from_secs(20);
+        // This thread is both, and is therefore kept where it is.
+        while sched_getaffinity(None).unwrap().count() != 1 {
+            pairing.requested(mount, own_tid());
+            pairing.answered(mount);
+            assert!(Instant::now() < until, "never paired");
+        }
+        while sched_getaffinity(None).unwrap() != before {
+            std::thread::sleep(Duration::from_millis(1));
+            assert!(Instant::now() < until, "still pinned");
+        }
+    }
+
+    /// While one thread is paired another of its mount stands by, one of another
+    /// mount does not, and the end of the burst ends that.
+    #[test]
+    fn others_of_the_mount_stand_by_until_the_burst_is_over() {
+        let Some(pairing) = Pairing::start() else {
+            return;
+        };
+        pairing.set_processes(proc());
+        let (mount, another) = (pairing.add_mount(), pairing.add_mount());
+        let client = own_tid();
+        let (sender, answered) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let pairing = &pairing;
+            let until = Instant::now() + Duration::from_secs(20);
+            while pairing.shared.paired.lock().is_none() {
+                pairing.requested(mount, client);
+                assert!(Instant::now() < until, "never paired");
+            }
+            scope.spawn(move || {
+                pairing.answered(another);
+                sender.send(another).unwrap();
+                pairing.answered(mount);
+                sender.send(mount).unwrap();
+            });
+            let first = loop {
+                pairing.requested(mount, client);
+                match answered.try_recv() {
+                    Ok(number) => break number,
+                    Err(_) => assert!(Instant::now() < until),
+                }
+            };
+            assert_eq!(first, another);
+            assert_eq!(answered.recv().unwrap(), mount);
+        });
+        assert!(pairing.shared.paired.lock().is_none());
+    }
+}

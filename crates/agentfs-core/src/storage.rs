@@ -198,6 +198,30 @@ pub trait WriteTxn: ReadTxn {
     fn delete_whiteout(&mut self, dir: &LowerPath, name: &Name) -> Result<(), StorageError>;
     /// Creates or replaces a chunk; `data` is 1 to chunk size bytes.
     fn put_chunk(&mut self, ino: Ino, index: u64, data: Chunk) -> Result<(), StorageError>;
+    /// Overwrites bytes of a stored chunk of exactly `len_bytes`, from `start`
+    /// on; `part` lies within it. `false`, with nothing changed, when no chunk
+    /// of that length is stored. Costs no reading of the chunk where the storage
+    /// can do without.
+    fn patch_chunk(
+        &mut self,
+        ino: Ino,
+        index: u64,
+        len_bytes: usize,
+        start: usize,
+        part: &[u8],
+    ) -> Result<bool, StorageError> {
+        let Some(chunk) = self.chunk(ino, index)? else {
+            return Ok(false);
+        };
+        let mut bytes = chunk.to_vec();
+        let room = bytes.get_mut(start..start.saturating_add(part.len()));
+        let Some(room) = room.filter(|_| chunk.len() == len_bytes) else {
+            return Ok(false);
+        };
+        room.copy_from_slice(part);
+        self.put_chunk(ino, index, bytes.into())?;
+        Ok(true)
+    }
     /// Removes the chunks with `from <= index < to`.
     fn delete_chunks(&mut self, ino: Ino, from: u64, to: u64) -> Result<(), StorageError>;
     /// Sets the target of a symbolic link.

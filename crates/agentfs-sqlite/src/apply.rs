@@ -3,6 +3,8 @@
 //! Rows are written in key order, which keeps the B-trees' pages together. Must
 //! never write half a delta: whoever calls this begins and commits.
 
+mod chunks;
+
 use agentfs_core::storage::{InodeRow, Origin, ToolCallRow};
 use agentfs_core::{Ino, Name, StorageError};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -191,13 +193,7 @@ fn volume(conn: &Connection, sql: &VolumeSql, delta: &VolumeDelta, reconcile: bo
             let range = params![bits(ino.0), signed(from), signed(to)];
             run(conn, &sql.chunks_delete, range)?;
         }
-        for (index, data) in &delta.puts {
-            run(
-                conn,
-                &sql.chunk_put,
-                params![bits(ino.0), signed(*index), &**data],
-            )?;
-        }
+        chunks::put(conn, sql, *ino, delta)?;
     }
 
     for (ino, target) in delta.symlinks.iter().filter(|(ino, _)| stays(ino)) {

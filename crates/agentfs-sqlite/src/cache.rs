@@ -6,6 +6,8 @@
 //! which grow with what the session changed (some ten bytes each). A cache must
 //! never hold a row that SQLite does not have: pending rows live elsewhere.
 
+mod lens;
+
 use std::num::NonZeroUsize;
 
 use agentfs_core::storage::{Chunk, InodeRow};
@@ -15,9 +17,11 @@ use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
 
-use crate::pending::{Map, Set, VolumeDelta};
+use crate::pending::{Map, Put, Set, VolumeDelta};
 use crate::rows;
 use crate::sql::VolumeSql;
+
+pub(crate) use lens::ChunkLens;
 
 const INODES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(65_535);
 const NAMES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(65_535);
@@ -41,6 +45,7 @@ pub(crate) struct Cache {
     names: Mutex<Lru<(Ino, Name), Option<Ino>>>,
     whiteouts: Mutex<Lru<LowerPath, Set<Name>>>,
     chunks: Mutex<Chunks>,
+    chunk_lens: Mutex<ChunkLens>,
 }
 
 /// Small facts on all rows of a volume.
@@ -82,6 +87,7 @@ impl Cache {
                 lru: LruCache::unbounded_with_hasher(RandomState::default()),
                 bytes: 0,
             }),
+            chunk_lens: Mutex::new(ChunkLens::new()),
         }
     }
 
@@ -95,6 +101,8 @@ impl Cache {
         let mut chunks = self.chunks.lock();
         chunks.lru.clear();
         chunks.bytes = 0;
+        drop(chunks);
+        self.chunk_lens.lock().clear();
     }
 
     /// Whether the database may have a row of this inode. `None`: not loaded.
@@ -212,6 +220,15 @@ impl Cache {
         self.chunks.lock().put((ino, index), data);
     }
 
+    /// The length of a chunk; `Some(None)`: known not to be stored.
+    pub(crate) fn chunk_len(&self, ino: Ino, index: u64) -> Option<Option<usize>> {
+        self.chunk_lens.lock().get(ino, index)
+    }
+
+    pub(crate) fn put_chunk_lens(&self, ino: Ino, group: u64, stored: &[(u64, usize)]) {
+        self.chunk_lens.lock().put(ino, group, stored);
+    }
+
     /// Takes over rows that have just been committed.
     pub(crate) fn apply(&self, delta: &VolumeDelta) {
         self.apply_known(delta);
@@ -246,8 +263,15 @@ impl Cache {
             });
         }
         for (ino, delta) in &delta.chunks {
-            for (index, data) in &delta.puts {
-                chunks.put((*ino, *index), data.clone());
+            for (index, put) in &delta.puts {
+                chunks.apply((*ino, *index), put);
+            }
+        }
+        drop(chunks);
+        let mut lens = self.chunk_lens.lock();
+        if !lens.is_empty() {
+            for (ino, delta) in &delta.chunks {
+                lens.apply(*ino, delta);
             }
         }
     }
@@ -360,6 +384,20 @@ impl Chunks {
                 break;
             };
             self.bytes -= data.len();
+        }
+    }
+
+    /// Takes over a chunk that has just been committed; a part only where the
+    /// chunk is here.
+    fn apply(&mut self, key: (Ino, u64), put: &Put) {
+        match put {
+            Put::Whole(data) => self.put(key, data.clone()),
+            Put::Patch(patch) => {
+                if let Some(before) = self.lru.peek(&key) {
+                    let after = patch.applied_to(before);
+                    self.put(key, after);
+                }
+            }
         }
     }
 

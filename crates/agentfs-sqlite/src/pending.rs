@@ -4,6 +4,8 @@
 //! deltas are merged into earlier ones whole; what is created and deleted within
 //! one delta leaves nothing behind. Knows nothing of SQL, threads or files.
 
+mod patch;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use agentfs_core::storage::{Chunk, InodeRow, KvRow, ToolCallRow};
@@ -11,6 +13,8 @@ use agentfs_core::{Ino, LowerPath, Name, Timestamp};
 use foldhash::fast::RandomState;
 
 use crate::database::Volume;
+
+pub(crate) use patch::{Patch, Put};
 
 pub(crate) type Map<K, V> = HashMap<K, V, RandomState>;
 pub(crate) type Set<K> = HashSet<K, RandomState>;
@@ -117,7 +121,7 @@ pub(crate) struct VolumeDelta {
 /// Changes to the chunks of one inode.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ChunkDelta {
-    pub(crate) puts: BTreeMap<u64, Chunk>,
+    pub(crate) puts: BTreeMap<u64, Put>,
     /// Ranges `[from, to)` of which the older state does not count: sorted,
     /// apart from each other. Puts lie over them.
     pub(crate) erased: Vec<(u64, u64)>,
@@ -216,7 +220,7 @@ impl VolumeDelta {
         }
     }
 
-    pub(crate) fn chunk(&self, ino: Ino, index: u64) -> Said<&Chunk> {
+    pub(crate) fn chunk(&self, ino: Ino, index: u64) -> Said<&Put> {
         if let Some(chunks) = self.chunks.get(&ino) {
             if let Some(chunk) = chunks.puts.get(&index) {
                 return Said::Row(Some(chunk));
@@ -303,7 +307,7 @@ impl VolumeDelta {
     pub(crate) fn drop_content(&mut self, ino: Ino) {
         if let Some(chunks) = self.chunks.remove(&ino) {
             self.chunk_rows -= chunks.puts.len() + chunks.erased.len();
-            self.content_bytes -= chunks.puts.values().map(|chunk| chunk.len()).sum::<usize>();
+            self.content_bytes -= chunks.puts.values().map(Put::cost_bytes).sum::<usize>();
         }
         if let Some(Some(target)) = self.symlinks.remove(&ino) {
             self.content_bytes -= target.len();
@@ -331,10 +335,39 @@ impl VolumeDelta {
 
     pub(crate) fn put_chunk(&mut self, ino: Ino, index: u64, data: Chunk) {
         self.content_bytes += data.len();
-        match self.chunks.entry(ino).or_default().puts.insert(index, data) {
-            Some(before) => self.content_bytes -= before.len(),
+        let puts = &mut self.chunks.entry(ino).or_default().puts;
+        match puts.insert(index, Put::Whole(data)) {
+            Some(before) => self.content_bytes -= before.cost_bytes(),
             None => self.chunk_rows += 1,
         }
+    }
+
+    /// Overwrites a part of a chunk that is stored, here or in the older state,
+    /// and has `len_bytes`.
+    pub(crate) fn patch_chunk(
+        &mut self,
+        ino: Ino,
+        index: u64,
+        len_bytes: usize,
+        start: usize,
+        part: Chunk,
+    ) {
+        let is_alone = self.is_fresh(ino);
+        let chunks = self.chunks.entry(ino).or_default();
+        let is_alone = is_alone || chunks.is_erased(index);
+        let put = chunks.puts.entry(index).or_insert_with(|| {
+            self.chunk_rows += 1;
+            let patch = Patch::new(len_bytes);
+            match is_alone {
+                // Nothing older counts: callers do not come here.
+                true => Put::Whole(patch.applied_to(&[])),
+                false => Put::Patch(patch),
+            }
+        });
+        let before = put.cost_bytes();
+        put.overwrite(start, part);
+        // What a put costs shrinks when the last part makes it whole.
+        self.content_bytes = self.content_bytes + put.cost_bytes() - before;
     }
 
     pub(crate) fn erase_chunks(&mut self, ino: Ino, from: u64, to: u64) {
@@ -350,7 +383,7 @@ impl VolumeDelta {
         let mut kept = tail.split_off(&to);
         chunks.puts.append(&mut kept);
         self.chunk_rows -= tail.len();
-        self.content_bytes -= tail.values().map(|chunk| chunk.len()).sum::<usize>();
+        self.content_bytes -= tail.values().map(Put::cost_bytes).sum::<usize>();
         if !fresh {
             self.chunk_rows -= chunks.erased.len();
             chunks.erase(from, to);
@@ -428,8 +461,16 @@ impl VolumeDelta {
             for (from, to) in delta.erased {
                 self.erase_chunks(ino, from, to);
             }
-            for (index, data) in delta.puts {
-                self.put_chunk(ino, index, data);
+            for (index, put) in delta.puts {
+                match put {
+                    Put::Whole(data) => self.put_chunk(ino, index, data),
+                    Put::Patch(patch) => {
+                        let len_bytes = patch.len_bytes();
+                        for (start, part) in patch.into_parts() {
+                            self.patch_chunk(ino, index, len_bytes, start, part);
+                        }
+                    }
+                }
             }
         }
         for (ino, target) in symlinks {
@@ -509,7 +550,7 @@ mod tests {
         later.put_chunk(ino, 0, chunk(2));
         delta.merge(later);
         assert!(!delta.fresh.contains(&ino));
-        assert_eq!(delta.chunk(ino, 0), Said::Row(Some(&chunk(2))));
+        assert_eq!(delta.chunk(ino, 0), Said::Row(Some(&Put::Whole(chunk(2)))));
         assert_eq!(delta.chunk(ino, 3), Said::Row(None));
     }
 

@@ -8,6 +8,8 @@
 
 mod reader;
 
+use std::ops::Range;
+
 use agentfs_core::storage::{Chunk, Fingerprint, InodeRow, KvRow, LowerId, Origin, ToolCallRow};
 use agentfs_core::types::{FILE_MAX_BYTES, SYMLINK_MAX_BYTES};
 use agentfs_core::{FileKind, Ino, LowerPath, Name, StorageError};
@@ -239,6 +241,30 @@ pub(crate) fn chunk(
             other => Err(r.corrupt(format_args!("data is {}", other.data_type()))),
         },
     )
+}
+
+/// The lengths of stored chunks in a range, by index. A row whose length is not
+/// to be believed is left out: reading it will tell.
+pub(crate) fn chunk_lens(
+    conn: &Connection,
+    sql: &VolumeSql,
+    ino: Ino,
+    indexes: Range<u64>,
+) -> Result<Vec<(u64, usize)>> {
+    let range = params![bits(ino.0), signed(indexes.start), signed(indexes.end)];
+    conn.prepare_cached(&sql.chunk_lens)
+        .and_then(|mut statement| {
+            let rows = statement.query_map(range, |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect::<rusqlite::Result<Vec<(i64, i64)>>>()
+        })
+        .map(|rows| {
+            rows.into_iter()
+                .filter_map(|(index, len)| {
+                    Some((u64::try_from(index).ok()?, usize::try_from(len).ok()?))
+                })
+                .collect()
+        })
+        .map_err(|e| storage_error(&e))
 }
 
 pub(crate) fn next_chunk(

@@ -29,6 +29,8 @@ pub(crate) struct VolumeSql {
     pub(crate) whiteout_dirs: String,
     pub(crate) chunk_get: String,
     pub(crate) chunk_next: String,
+    pub(crate) chunk_lens: String,
+    pub(crate) chunk_row: String,
     pub(crate) symlink_get: String,
     pub(crate) xattr_get: String,
     pub(crate) xattrs: String,
@@ -107,6 +109,15 @@ impl VolumeSql {
             chunk_get: format!("SELECT data FROM {data} WHERE ino = ?1 AND chunk_index = ?2"),
             chunk_next: format!(
                 "SELECT min(chunk_index) FROM {data} WHERE ino = ?1 AND chunk_index >= ?2"
+            ),
+            chunk_lens: format!(
+                "SELECT chunk_index, length(data) FROM {data} \
+                 WHERE ino = ?1 AND chunk_index >= ?2 AND chunk_index < ?3 \
+                 AND typeof(data) = 'blob'"
+            ),
+            chunk_row: format!(
+                "SELECT rowid, length(data) FROM {data} \
+                 WHERE ino = ?1 AND chunk_index = ?2 AND typeof(data) = 'blob'"
             ),
             symlink_get: format!("SELECT target FROM {symlink} WHERE ino = ?1"),
             xattr_get: format!("SELECT value FROM {xattr} WHERE ino = ?1 AND name = ?2"),

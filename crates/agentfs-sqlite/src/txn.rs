@@ -11,14 +11,14 @@ mod write;
 use std::cell::OnceCell;
 use std::sync::Arc;
 
-use agentfs_core::storage::InodeRow;
+use agentfs_core::storage::{Chunk, InodeRow};
 use agentfs_core::{Ino, LowerPath, Name, StorageError};
 use rusqlite::Connection;
 
-use crate::cache::{Cache, DIR_ENTRIES_MAX};
+use crate::cache::{Cache, ChunkLens, DIR_ENTRIES_MAX};
 use crate::database::Volume;
 use crate::gate::{Lease, Purpose};
-use crate::pending::{Delta, Map, Said, Set, VolumeDelta};
+use crate::pending::{Delta, Map, Put, Said, Set, VolumeDelta};
 use crate::rows;
 use crate::shared::Shared;
 use crate::sql::VolumeSql;
@@ -221,6 +221,42 @@ impl<'a> Txn<'a> {
         let names: Set<Name> = names.into_iter().collect();
         self.cache().put_whiteouts(dir.clone(), names.clone());
         Ok(names)
+    }
+
+    fn clean_chunk(&self, ino: Ino, index: u64) -> Result<Option<Chunk>> {
+        if !self.may_have_inode(ino)? {
+            return Ok(None);
+        }
+        if let Some(chunk) = self.cache().chunk(ino, index) {
+            return Ok(Some(chunk));
+        }
+        let (sql, chunk_size) = (self.sql(), self.shared.chunk_size_bytes());
+        let chunk = self.query(None, |conn| rows::chunk(conn, sql, ino, index, chunk_size))?;
+        if let Some(chunk) = &chunk {
+            self.cache().put_chunk(ino, index, chunk.clone());
+        }
+        Ok(chunk)
+    }
+
+    /// The length of a stored chunk, without its bytes.
+    fn chunk_len(&self, ino: Ino, index: u64) -> Result<Option<usize>> {
+        if let Said::Row(put) = self.said(|delta| delta.chunk(ino, index)) {
+            return Ok(put.map(Put::chunk_len));
+        }
+        if !self.may_have_inode(ino)? {
+            return Ok(None);
+        }
+        if let Some(len) = self.cache().chunk_len(ino, index) {
+            return Ok(len);
+        }
+        let sql = self.sql();
+        let group = ChunkLens::group(index);
+        let lens = self.query(Vec::new(), |conn| {
+            rows::chunk_lens(conn, sql, ino, ChunkLens::indexes(group))
+        })?;
+        self.cache().put_chunk_lens(ino, group, &lens);
+        let len = lens.iter().find(|(at, _)| *at == index);
+        Ok(len.map(|(_, len)| *len))
     }
 
     /// The smallest chunk index in SQLite at or after `from` that no layer hides.

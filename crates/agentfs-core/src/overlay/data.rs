@@ -52,16 +52,15 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
             let room = usize_of(chunk_size - start);
             let part = &data[done..data.len().min(done + room)];
             let whole = usize_of((row.size - index * chunk_size).min(chunk_size));
-            let chunk = if part.len() == whole {
-                part.into()
-            } else {
+            let start = usize_of(start);
+            if part.len() == whole {
+                txn.put_chunk(ino, index, part.into())?;
+            } else if !txn.patch_chunk(ino, index, whole, start, part)? {
                 let mut bytes = self.chunk_bytes(txn, ino, row, index)?;
                 bytes.resize(whole, 0);
-                let start = usize_of(start);
                 bytes[start..start + part.len()].copy_from_slice(part);
-                bytes.into()
-            };
-            txn.put_chunk(ino, index, chunk)?;
+                txn.put_chunk(ino, index, bytes.into())?;
+            }
             done += part.len();
         }
         self.settle_origin(txn, ino, row)

@@ -8,7 +8,7 @@ use agentfs_core::storage::{Chunk, InodeRow, KvRow, ReadTxn, ToolCallRow};
 use agentfs_core::{Ino, LowerPath, Name};
 
 use super::{Result, Txn};
-use crate::pending::{Said, Set, VolumeDelta};
+use crate::pending::{Patch, Put, Said, Set, VolumeDelta};
 use crate::rows;
 
 impl ReadTxn for Txn<'_> {
@@ -122,21 +122,29 @@ impl ReadTxn for Txn<'_> {
     }
 
     fn chunk(&self, ino: Ino, index: u64) -> Result<Option<Chunk>> {
-        if let Said::Row(chunk) = self.said(|delta| delta.chunk(ino, index)) {
-            return Ok(chunk.cloned());
+        let mut patches: Vec<&Patch> = Vec::new();
+        let mut base = Said::Nothing;
+        for delta in self.volumes() {
+            base = match delta.chunk(ino, index) {
+                Said::Nothing => continue,
+                Said::Row(None) => Said::Row(None),
+                Said::Row(Some(Put::Whole(chunk))) => Said::Row(Some(chunk.clone())),
+                Said::Row(Some(Put::Patch(patch))) => {
+                    patches.push(patch);
+                    continue;
+                }
+            };
+            break;
         }
-        if !self.may_have_inode(ino)? {
-            return Ok(None);
-        }
-        if let Some(chunk) = self.cache().chunk(ino, index) {
-            return Ok(Some(chunk));
-        }
-        let (sql, chunk_size) = (self.sql(), self.shared.chunk_size_bytes());
-        let chunk = self.query(None, |conn| rows::chunk(conn, sql, ino, index, chunk_size))?;
-        if let Some(chunk) = &chunk {
-            self.cache().put_chunk(ino, index, chunk.clone());
-        }
-        Ok(chunk)
+        let base = match base {
+            Said::Row(chunk) => chunk,
+            Said::Nothing => self.clean_chunk(ino, index)?,
+        };
+        // What SQLite has may be the newer state already; patches do no harm
+        // twice.
+        Ok(patches.iter().rev().fold(base, |base, patch| {
+            Some(patch.applied_to(base.as_deref().unwrap_or_default()))
+        }))
     }
 
     fn next_chunk(&self, ino: Ino, from: u64) -> Result<Option<u64>> {

@@ -72,6 +72,30 @@ impl WriteTxn for Txn<'_> {
         Ok(())
     }
 
+    fn patch_chunk(
+        &mut self,
+        ino: Ino,
+        index: u64,
+        len_bytes: usize,
+        start: usize,
+        part: &[u8],
+    ) -> Result<bool> {
+        let fits = start
+            .checked_add(part.len())
+            .is_some_and(|end| end <= len_bytes);
+        if !fits || part.is_empty() || self.chunk_len(ino, index)? != Some(len_bytes) {
+            return Ok(false);
+        }
+        self.staged.volume_mut(self.volume).patch_chunk(
+            ino,
+            index,
+            len_bytes,
+            start,
+            Chunk::from(part),
+        );
+        Ok(true)
+    }
+
     fn delete_chunks(&mut self, ino: Ino, from: u64, to: u64) -> Result<()> {
         self.staged
             .volume_mut(self.volume)

@@ -25,6 +25,8 @@ enum Change {
     PutWhiteout(usize, usize),
     DeleteWhiteout(usize, usize),
     PutChunk(usize, u64, u8),
+    /// Inode, chunk, permille where the part begins and ends, and a byte.
+    PatchChunk(usize, u64, (usize, usize), u8),
     DeleteChunks(usize, u64, u64),
     PutSymlink(usize, u8),
     PutXattr(usize, usize, u8),
@@ -66,6 +68,8 @@ fn change() -> impl Strategy<Value = Change> {
         2 => (0..DIRS.len(), small()).prop_map(|(d, n)| Change::PutWhiteout(d, n)),
         1 => (0..DIRS.len(), small()).prop_map(|(d, n)| Change::DeleteWhiteout(d, n)),
         4 => (ino(), 0..12_u64, any::<u8>()).prop_map(|(i, c, b)| Change::PutChunk(i, c, b)),
+        4 => (ino(), 0..12_u64, (0..1000_usize, 0..1000_usize), any::<u8>())
+            .prop_map(|(i, c, r, b)| Change::PatchChunk(i, c, r, b)),
         2 => (ino(), 0..12_u64, select(vec![1, 3, 9, 12, u64::MAX]))
             .prop_map(|(i, f, t)| Change::DeleteChunks(i, f, t)),
         1 => (ino(), any::<u8>()).prop_map(|(i, b)| Change::PutSymlink(i, b)),
@@ -166,6 +170,17 @@ fn apply(txn: &mut dyn WriteTxn, change: &Change, born: &mut Vec<Ino>) -> Result
             } else {
                 Ok(())
             }
+        }
+        Change::PatchChunk(index, chunk, (a, b), byte) => {
+            let ino = resolve(index, born);
+            // Not by `chunk`, which would fill the cache.
+            let len = (1..=CHUNK_SIZE_BYTES as usize)
+                .find(|len| txn.patch_chunk(ino, chunk, *len, 0, &[byte]).unwrap());
+            let Some(len) = len else { return Ok(()) };
+            let (from, to) = (a.min(b) * len / 1000, a.max(b) * len / 1000 + 1);
+            assert!(txn.patch_chunk(ino, chunk, len, from, &vec![byte; to - from])?);
+            assert!(!txn.patch_chunk(ino, chunk, len, len, &[byte])?);
+            Ok(())
         }
         Change::DeleteChunks(index, from, to) => txn.delete_chunks(resolve(index, born), from, to),
         Change::PutSymlink(index, byte) => {

@@ -114,8 +114,11 @@ pub(crate) fn dump_txn(txn: &dyn ReadTxn, chunks_to: u64) -> Result<String, Stor
         let mut index = 0;
         while let Some(next) = txn.next_chunk(ino, index)? {
             let chunk = txn.chunk(ino, next)?.unwrap();
-            assert!(chunk.iter().all(|byte| *byte == chunk[0]));
-            writeln!(out, "  chunk {next}: {} times {}", chunk.len(), chunk[0]).unwrap();
+            write!(out, "  chunk {next}:").unwrap();
+            for run in chunk.chunk_by(|a, b| a == b) {
+                write!(out, " {} times {}", run.len(), run[0]).unwrap();
+            }
+            writeln!(out).unwrap();
             index = next + 1;
         }
         for index in 0..chunks_to {

@@ -441,3 +441,45 @@ fn what_another_program_deleted_stays_deleted() {
         })
         .unwrap();
 }
+
+#[test]
+fn a_part_of_a_chunk_goes_over_what_another_program_made_of_it() {
+    let dir = Dir::new();
+    let database = dir.open();
+    let storage = database.volume(Volume::View);
+    make_root(&storage);
+    write_file(&storage, "contested", &[1; 8]);
+    storage.sync().unwrap();
+    let ino = storage
+        .read(|txn| txn.dentry(Ino::ROOT, &name("contested")))
+        .unwrap()
+        .unwrap();
+    let patch = |start, byte| {
+        storage
+            .write(|txn| txn.patch_chunk(ino, 0, 8, start, &[byte; 2]))
+            .unwrap()
+    };
+    assert!(patch(0, 2));
+    storage.sync().unwrap();
+    // The length that is known here is out of date when the part is written.
+    dir.sqlite3(&format!(
+        "UPDATE fs_data SET data = x'0909090909' WHERE ino = {ino}"
+    ));
+    assert!(patch(4, 3));
+    storage.sync().unwrap();
+    assert_eq!(
+        read_file(&storage, "contested").unwrap(),
+        [9, 9, 9, 9, 3, 3, 0, 0]
+    );
+    // And the row may be gone.
+    assert!(patch(6, 5));
+    storage.sync().unwrap();
+    dir.sqlite3(&format!("DELETE FROM fs_data WHERE ino = {ino}"));
+    assert!(patch(1, 4));
+    storage.sync().unwrap();
+    assert_eq!(
+        read_file(&storage, "contested").unwrap(),
+        [0, 4, 4, 0, 0, 0, 0, 0]
+    );
+    assert_eq!(database.integrity_check().unwrap(), Vec::<String>::new());
+}

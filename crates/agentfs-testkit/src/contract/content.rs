@@ -126,6 +126,61 @@ pub(super) fn chunks<B: StorageBench>(bench: &mut B) {
     );
 }
 
+pub(super) fn patches<B: StorageBench>(bench: &mut B) {
+    let (storage, ino) = (bench.create(512), Ino(5));
+    storage
+        .write(|txn| {
+            txn.put_inode(ino, &row(FileKind::Regular, 1))?;
+            txn.put_chunk(ino, 0, vec![1; 512].into())?;
+            txn.put_chunk(ino, 1, vec![1; 9].into())
+        })
+        .unwrap();
+    let mut storage = bench.reopen(storage);
+    let mut expected = vec![1; 512];
+    for round in 2..6_u8 {
+        let at = usize::from(round) * 100 - 150;
+        storage
+            .write(|txn| {
+                assert!(txn.patch_chunk(ino, 0, 512, at, &[round; 120])?);
+                assert!(txn.patch_chunk(ino, 0, 512, 511, &[round])?);
+                assert!(txn.patch_chunk(ino, 1, 9, 0, &[round; 9])?);
+                // Nothing is there, another length is, or it does not fit.
+                assert!(!txn.patch_chunk(ino, 2, 512, 0, &[round])?);
+                assert!(!txn.patch_chunk(ino, 1, 512, 0, &[round])?);
+                assert!(!txn.patch_chunk(ino, 1, 9, 8, &[round; 2])?);
+                assert!(!txn.patch_chunk(ino, 1, 9, usize::MAX, &[round])?);
+                Ok::<_, StorageError>(())
+            })
+            .unwrap();
+        let failed: Result<(), StorageError> = storage.write(|txn| {
+            assert!(txn.patch_chunk(ino, 0, 512, 0, &[99; 512])?);
+            Err(StorageError::Full)
+        });
+        assert_eq!(failed, Err(StorageError::Full));
+        expected[at..at + 120].fill(round);
+        expected[511] = round;
+        for reopened in [false, true] {
+            if reopened && round % 2 == 0 {
+                storage = bench.reopen(storage);
+            }
+            let dump = Dump::of(&storage);
+            assert_eq!(dump.chunks[&(5, 0)], expected);
+            assert_eq!(dump.chunks[&(5, 1)], [round; 9]);
+            assert_eq!(dump.chunks.len(), 2);
+        }
+    }
+    storage
+        .write(|txn| {
+            txn.patch_chunk(ino, 0, 512, 0, &[7])?;
+            txn.delete_chunks(ino, 0, 1)?;
+            assert!(!txn.patch_chunk(ino, 0, 512, 0, &[7])?);
+            Ok::<_, StorageError>(())
+        })
+        .unwrap();
+    let storage = bench.reopen(storage);
+    assert_eq!(Dump::of(&storage).chunks.len(), 1);
+}
+
 pub(super) fn chunk_size<B: StorageBench>(bench: &mut B) {
     let storage = bench.create(1024);
     assert_eq!(storage.chunk_size_bytes(), 1024);

@@ -65,6 +65,17 @@ fn change(txn: &mut dyn WriteTxn, dice: &mut Dice) -> Result<(), StorageError> {
         7 => txn.delete_dentry(Ino::ROOT, &dice.name()),
         8 => txn.put_whiteout(&dice.dir(), &dice.name(), Timestamp::new(tag.into(), 0)),
         9 => txn.delete_whiteout(&dice.dir(), &dice.name()),
+        10 if dice.roll(2) == 0 => {
+            let index = dice.roll(8);
+            let Some(len) = txn.chunk(ino, index)?.map(|chunk| chunk.len()) else {
+                return Ok(());
+            };
+            let start = dice.roll(len as u64) as usize;
+            let part = 1 + dice.roll((len - start) as u64) as usize;
+            let part = vec![!tag as u8; part];
+            assert!(txn.patch_chunk(ino, index, len, start, &part)?);
+            Ok(())
+        }
         10..=11 if exists => {
             let len = 1 + dice.roll(u64::from(CHUNK)) as usize;
             txn.put_chunk(ino, dice.roll(8), vec![tag as u8; len].into())

@@ -207,6 +207,19 @@ impl WriteTxn for Writing<'_> {
         self.faults.0.chunks_put.fetch_add(1, SeqCst);
         self.inner.put_chunk(ino, index, data)
     }
+    fn patch_chunk(
+        &mut self,
+        ino: Ino,
+        index: u64,
+        len_bytes: usize,
+        start: usize,
+        part: &[u8],
+    ) -> Result<bool, StorageError> {
+        tick(self.faults)?;
+        let patched = self.inner.patch_chunk(ino, index, len_bytes, start, part)?;
+        self.faults.0.chunks_put.fetch_add(patched.into(), SeqCst);
+        Ok(patched)
+    }
     fn delete_chunks(&mut self, ino: Ino, from: u64, to: u64) -> Result<(), StorageError> {
         tick(self.faults)?;
         self.inner.delete_chunks(ino, from, to)

@@ -7,13 +7,40 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
-const INSTANCES: &str = "/sys/kernel/tracing/instances";
+use super::host;
+
+const TRACEFS: &str = "/sys/kernel/tracing";
 const EVENT: &str = "events/fuse/fuse_request_send";
 /// Per processor; half a million events in all on two.
 const BUFFER_KIB: u32 = 16 * 1024;
+
+/// Sees to it that requests can be counted: mounts tracefs where it is missing.
+///
+/// # Errors
+/// One sentence that says what this machine lacks.
+pub(super) fn prepare() -> anyhow::Result<()> {
+    if !host::is_root() {
+        bail!("--requests needs root: counting requests is the kernel's tracing");
+    }
+    let (dir, event) = (Path::new(TRACEFS), Path::new(TRACEFS).join(EVENT));
+    if !dir.join("instances").is_dir() {
+        host::run(Command::new("mount").args(["-t", "tracefs", "tracefs", TRACEFS])).with_context(
+            || format!("--requests needs tracefs, which cannot be mounted at {TRACEFS}"),
+        )?;
+    }
+    // The event comes with the module, which the first mount may load.
+    if !event.is_dir() {
+        let _ = host::run(Command::new("modprobe").arg("fuse")); // looked at next
+    }
+    if !event.is_dir() {
+        bail!("--requests needs the kernel's event fuse_request_send (Linux 6.11): leave it out");
+    }
+    Ok(())
+}
 
 /// How many of each kind, by the protocol's name without its prefix.
 pub(super) type Counts = BTreeMap<String, u64>;
@@ -26,7 +53,9 @@ pub(super) struct Requests {
 impl Requests {
     /// Starts counting for the mount whose device has that minor number.
     pub(super) fn count(minor: u32) -> anyhow::Result<Self> {
-        let instance = Path::new(INSTANCES).join(format!("agentfs-bench-{}", std::process::id()));
+        let instance = Path::new(TRACEFS)
+            .join("instances")
+            .join(format!("agentfs-bench-{}", std::process::id()));
         fs::create_dir(&instance)
             .with_context(|| format!("cannot trace: {}", instance.display()))?;
         let requests = Self { instance };

@@ -13,7 +13,7 @@ use super::host::{self, Usage};
 use super::inputs::{self, Inputs, Scale};
 use super::phase::{self, Phase};
 use super::report::{Database, Growth, Report, TargetResult};
-use super::requests::Requests;
+use super::requests::{self, Requests};
 use super::target::{self, Stage, Target};
 use super::view::View;
 use super::worker::Answer;
@@ -43,7 +43,8 @@ pub(super) struct TableArgs {
     /// Count the FUSE requests of each phase too (root only; costs a little time).
     #[arg(long)]
     requests: bool,
-    /// Only targets whose name contains one of these; the plain disk always.
+    /// Only targets whose name contains one of these; the plain disk and what
+    /// `--rival` names always.
     #[arg(long, value_name = "TEXT", value_delimiter = ',')]
     targets: Vec<String>,
 }
@@ -53,13 +54,16 @@ pub(super) fn run(root: &Path, args: &TableArgs) -> anyhow::Result<()> {
     let common = &args.common;
     common.check()?;
     let plan = phase::plan(&args.phases)?;
+    if args.requests {
+        requests::prepare()?;
+    }
     std::fs::create_dir_all(&common.work)?;
     let worker = target::install_worker(&common.work)?;
     let (mut targets, notes) = target::all(root, common, &args.rivals)?;
     let wanted = |target: &Target| {
         args.targets.is_empty() || args.targets.iter().any(|text| target.name.contains(text))
     };
-    targets.retain(|target| target.is_disk() || wanted(target));
+    targets.retain(|target| target.is_disk() || target.is_rival() || wanted(target));
     let scale = if common.quick {
         Scale::QUICK
     } else {

@@ -134,6 +134,11 @@ impl Target {
         matches!(self.kind, Kind::Session(_, true))
     }
 
+    /// Whether it was named with `--rival`.
+    pub(super) fn is_rival(&self) -> bool {
+        matches!(self.kind, Kind::Session(_, false))
+    }
+
     /// The column that others are compared with.
     pub(super) fn is_disk(&self) -> bool {
         self.kind == Kind::Disk

@@ -105,10 +105,14 @@ pub struct Pairing {
 
 impl Pairing {
     /// `None` where the calling thread may not run on exactly two processors, or
-    /// no thread can be had: everything works without.
+    /// not all the time (a control group's quota), or no thread can be had:
+    /// everything works without.
     #[must_use]
     pub fn start() -> Option<Arc<Self>> {
         two_processors()?;
+        if std::thread::available_parallelism().ok()?.get() != 2 {
+            return None;
+        }
         let shared = Arc::new(Shared {
             requests: AtomicU64::new(0),
             mounts: AtomicU32::new(0),

@@ -36,7 +36,9 @@ const LOOK_EVERY: Duration = Duration::from_micros(300);
 /// One program asks, as long as at most one request in so many comes from
 /// another than the one before.
 const REQUESTS_PER_SWITCH: u64 = 8;
-/// Rounds of the idle loop between two looks at the clock: a few microseconds.
+/// For so long nothing is paired after several programs asked.
+const APART: Duration = Duration::from_millis(5);
+/// Rounds of the idle loop between two looks: a few microseconds.
 const IDLE_ROUNDS: usize = 64;
 
 thread_local! {
@@ -232,14 +234,18 @@ fn accompany(shared: &Shared) {
                 cpus,
                 now: None,
             };
-            spin(shared, &mut placement);
+            let outcome = spin(shared, &mut placement);
+            drop(placement);
+            if outcome == Outcome::Several {
+                std::thread::park_timeout(APART);
+            }
         }
         shared.active.store(false, Ordering::Release);
     }
 }
 
-/// Until the burst is over.
-fn spin(shared: &Shared, placement: &mut Placement<'_>) {
+/// Until the burst is over, or several programs are in it.
+fn spin(shared: &Shared, placement: &mut Placement<'_>) -> Outcome {
     let mut requests = shared.requests.load(Ordering::Relaxed);
     let mut last_request = Instant::now();
     let mut looked: Option<(Instant, u64, u64)> = None;
@@ -247,10 +253,13 @@ fn spin(shared: &Shared, placement: &mut Placement<'_>) {
         for _ in 0..IDLE_ROUNDS {
             std::hint::spin_loop();
         }
+        // The scheduler lets even the lowest priority finish its slice, which
+        // whoever has come here in the meantime need not wait for.
+        std::thread::yield_now();
         let count = shared.requests.load(Ordering::Relaxed);
         if count == requests {
             if last_request.elapsed() > QUIET {
-                return;
+                return Outcome::Quiet;
             }
             continue;
         }
@@ -261,17 +270,28 @@ fn spin(shared: &Shared, placement: &mut Placement<'_>) {
             continue;
         }
         looked = Some((last_request, count, switches));
-        let alone = (switches - switches_then) * REQUESTS_PER_SWITCH <= count - requests_then;
+        if (switches - switches_then) * REQUESTS_PER_SWITCH > count - requests_then {
+            return Outcome::Several;
+        }
         let client = shared.client.load(Ordering::Relaxed);
         let proc = shared.processes.get();
         match proc.and_then(|proc| processor_of(proc, client).ok().flatten()) {
-            Some(cpu) if alone => {
+            Some(cpu) => {
                 let server = Answering::unpack(shared.server.load(Ordering::Relaxed));
                 placement.pair(server, cpu);
             }
-            _ => placement.undo(),
+            None => placement.undo(),
         }
     }
+    Outcome::Quiet
+}
+
+/// Why the companion stopped.
+#[derive(PartialEq, Eq)]
+enum Outcome {
+    Quiet,
+    /// Several programs ask at once; they need both processors.
+    Several,
 }
 
 /// Where the answering thread and the companion have been put, until dropped.

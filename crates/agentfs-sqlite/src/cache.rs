@@ -23,15 +23,21 @@ use crate::sql::VolumeSql;
 
 pub(crate) use lens::ChunkLens;
 
-const INODES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(65_535);
+const INODES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(131_071);
 const NAMES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(65_535);
 const DIRS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(8_191);
 const WHITEOUT_DIRS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(8_191);
 /// Entries over all directories that are kept whole.
 const DIR_ENTRIES: usize = 262_144;
 /// Entries up to which one directory is kept whole.
-pub(crate) const DIR_ENTRIES_MAX: usize = 16_384;
+pub(crate) const DIR_ENTRIES_MAX: usize = 131_072;
+/// Entries that the first miss in a directory may cost; the next such attempt
+/// may cost twice as many, after twice as many misses. So a small directory is
+/// loaded at once, and one look into a large one does not read all of it.
+const DIR_ATTEMPT_ENTRIES: usize = 128;
 const CHUNK_BYTES: usize = 32 << 20;
+/// What a chunk costs beside its bytes, roughly.
+const CHUNK_COST_BYTES: usize = 144;
 
 type Lru<K, V> = LruCache<K, V, RandomState>;
 
@@ -61,8 +67,8 @@ struct Known {
 struct Dirs {
     lru: Lru<Ino, Map<Name, Ino>>,
     entries: usize,
-    /// Directories that were found too large to keep whole.
-    large: Set<Ino>,
+    /// How often an entry was looked for in directories that are not kept.
+    misses: Lru<Ino, u32>,
 }
 
 struct Chunks {
@@ -184,13 +190,14 @@ impl Cache {
         self.dirs.lock().lru.get(&parent).cloned()
     }
 
-    /// Whether a directory was found too large to keep whole.
-    pub(crate) fn is_large(&self, parent: Ino) -> bool {
-        self.dirs.lock().large.contains(&parent)
-    }
-
-    pub(crate) fn mark_large(&self, parent: Ino) {
-        self.dirs.lock().large.insert(parent);
+    /// Notes that an entry of a directory was looked for and is not here. Returns
+    /// how many entries may now be read to keep that directory whole.
+    pub(crate) fn note_miss(&self, parent: Ino) -> Option<usize> {
+        let mut dirs = self.dirs.lock();
+        let misses = dirs.misses.get_or_insert_mut(parent, || 0);
+        *misses = misses.saturating_add(1);
+        let entries = DIR_ATTEMPT_ENTRIES.saturating_mul(*misses as usize);
+        (misses.is_power_of_two() && entries <= DIR_ENTRIES_MAX).then_some(entries)
     }
 
     pub(crate) fn put_dir(&self, parent: Ino, entries: Map<Name, Ino>) {
@@ -326,11 +333,12 @@ impl Dirs {
         Self {
             lru: LruCache::with_hasher(DIRS, RandomState::default()),
             entries: 0,
-            large: Set::default(),
+            misses: LruCache::with_hasher(DIRS, RandomState::default()),
         }
     }
 
     fn put(&mut self, parent: Ino, entries: Map<Name, Ino>) {
+        self.misses.pop(&parent);
         // A directory costs something even when it is empty.
         self.entries += entries.len() + 1;
         if let Some((_, before)) = self.lru.push(parent, entries) {
@@ -356,7 +364,6 @@ impl Dirs {
             && let Some(dir) = self.lru.pop(&parent)
         {
             self.entries -= dir.len() + 1;
-            self.large.insert(parent);
             return false;
         }
         self.shrink();
@@ -375,15 +382,15 @@ impl Dirs {
 
 impl Chunks {
     fn put(&mut self, key: (Ino, u64), data: Chunk) {
-        self.bytes += data.len();
+        self.bytes += cost(&data);
         if let Some(before) = self.lru.put(key, data) {
-            self.bytes -= before.len();
+            self.bytes -= cost(&before);
         }
         while self.bytes > CHUNK_BYTES {
             let Some((_, data)) = self.lru.pop_lru() else {
                 break;
             };
-            self.bytes -= data.len();
+            self.bytes -= cost(&data);
         }
     }
 
@@ -410,8 +417,12 @@ impl Chunks {
             .collect();
         for key in out {
             if let Some(data) = self.lru.pop(&key) {
-                self.bytes -= data.len();
+                self.bytes -= cost(&data);
             }
         }
     }
+}
+
+fn cost(chunk: &Chunk) -> usize {
+    chunk.len() + CHUNK_COST_BYTES
 }

@@ -162,7 +162,9 @@ impl<'a> Txn<'a> {
         if let Some(known) = self.cache().dentry(parent, name) {
             return Ok(known);
         }
-        if let Some(dir) = self.load_dir(parent)? {
+        if let Some(entries) = self.cache().note_miss(parent)
+            && let Some(dir) = self.load_dir(parent, entries)?
+        {
             return Ok(dir.get(name).copied());
         }
         let sql = self.sql();
@@ -171,16 +173,12 @@ impl<'a> Txn<'a> {
         Ok(ino)
     }
 
-    /// Reads a directory whole and keeps it, unless it is too large.
-    fn load_dir(&self, parent: Ino) -> Result<Option<Map<Name, Ino>>> {
-        if self.cache().is_large(parent) {
-            return Ok(None);
-        }
+    /// Reads a directory whole and keeps it, unless it has more entries.
+    fn load_dir(&self, parent: Ino, entries_max: usize) -> Result<Option<Map<Name, Ino>>> {
         let sql = self.sql();
-        let limit = DIR_ENTRIES_MAX + 1;
+        let limit = entries_max + 1;
         let entries = self.query(Vec::new(), |conn| rows::dentries(conn, sql, parent, limit))?;
         if entries.len() == limit {
-            self.cache().mark_large(parent);
             return Ok(None);
         }
         let dir: Map<Name, Ino> = entries.into_iter().collect();
@@ -196,7 +194,7 @@ impl<'a> Txn<'a> {
         if let Some(dir) = self.cache().dir(parent) {
             return Ok(dir);
         }
-        if let Some(dir) = self.load_dir(parent)? {
+        if let Some(dir) = self.load_dir(parent, DIR_ENTRIES_MAX)? {
             return Ok(dir);
         }
         let sql = self.sql();

@@ -208,7 +208,7 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
         let _namespace = self.namespace.write();
         let mut table = self.table.lock();
         *self.lists.lock() = Lists::default();
-        for (&ino, node) in table.nodes_mut() {
+        for (ino, node) in table.nodes_mut() {
             if ino != Ino::ROOT && node.lower.is_none() {
                 node.lower_dir = LowerDir::Unknown;
             }

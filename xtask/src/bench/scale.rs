@@ -147,7 +147,13 @@ impl Room<'_> {
         let most = args.files.unwrap_or(if quick { 20_000 } else { 1_000_000 });
         let mut there = 0;
         for files in steps::sizes(most) {
+            let before = self.usage();
             ask(&mut view, &format!("scale create {there} {files}"), column)?;
+            if let (Some(before), Some(after)) = (before, self.usage()) {
+                let cpu_us = after.cpu_ms.saturating_sub(before.cpu_ms) as f64 * 1e3;
+                let name = format!("{files} files: create one more, server's processor time, us");
+                column.put(name, cpu_us / (files - there).max(1) as f64);
+            }
             ask(&mut view, &format!("scale probe {files} warm"), column)?;
             host::sync()?;
             if host::is_root() {

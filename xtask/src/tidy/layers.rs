@@ -49,6 +49,7 @@ const ONE_USER: &[(&str, &str)] = &[
 /// What `agentfs-core` may use from outside: nothing that reaches the host.
 const CORE_MAY_USE: &[&str] = &[
     "foldhash",
+    "hashbrown",
     "libc",
     "lru",
     "parking_lot",

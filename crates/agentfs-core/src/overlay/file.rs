@@ -241,7 +241,7 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
             return Ok(Arc::clone(file));
         }
         let node = self.node(ino)?;
-        let (id, kind) = node.lower.ok_or(FsError::StaleInode)?;
+        let (id, kind) = node.lower.as_deref().copied().ok_or(FsError::StaleInode)?;
         require_regular(kind)?;
         let path = self.lower_path_of(txn, ino, &node)?;
         let file = self.open_file(ino, &path)?;

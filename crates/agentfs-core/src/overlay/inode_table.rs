@@ -4,10 +4,15 @@
 //! The table knows places and lower identities only; whether an inode has been
 //! copied up is told by the storage alone, so that a failed transaction leaves
 //! nothing to undo here. Must never call the storage or the lower layer.
+//!
+//! A kernel with memory to spare holds on to every inode it has seen, so what
+//! one node takes counts a million times: nodes lie in one vector, the two
+//! indexes hold slots of it, and what few nodes have is boxed.
 
-use std::collections::HashMap;
+use std::hash::BuildHasher;
 
 use foldhash::fast::RandomState;
+use hashbrown::HashTable;
 
 use crate::storage::LowerId;
 use crate::types::{FileKind, Ino, LowerPath, Name, Timestamp};
@@ -47,83 +52,96 @@ pub(crate) struct Node {
     /// up; `None` for the root and where no name is known.
     pub(crate) place: Option<(Ino, Name)>,
     /// Identity in the lower layer, for an inode found there.
-    pub(crate) lower: Option<(LowerId, FileKind)>,
+    pub(crate) lower: Option<Box<(LowerId, FileKind)>>,
     /// For a directory: what shows through it.
     pub(crate) lower_dir: LowerDir,
     /// Lower path of a removed inode that is not copied up, and when it was
     /// removed: its change time since.
-    pub(crate) detached: Option<(LowerPath, Timestamp)>,
+    pub(crate) detached: Option<Box<(LowerPath, Timestamp)>>,
     /// Whether it has a name.
     pub(crate) linkage: Linkage,
 }
 
+/// Where a node lies in the vector.
+type Slot = u32;
+
 /// All referenced inodes.
 #[derive(Default)]
 pub(crate) struct InodeTable {
-    nodes: HashMap<Ino, Node, RandomState>,
-    by_place: HashMap<(Ino, Name), Ino, RandomState>,
+    nodes: Vec<(Ino, Node)>,
+    /// Slots of `nodes` that hold none now.
+    free: Vec<Slot>,
+    by_ino: HashTable<Slot>,
+    /// Of the nodes that have a place, the latest to come there.
+    by_place: HashTable<Slot>,
+    hasher: RandomState,
 }
 
 impl InodeTable {
     /// A table that holds the root, for ever.
     pub(crate) fn new() -> Self {
         let mut table = Self::default();
-        let root = Node {
+        *table.entry(Ino::ROOT) = Node {
             refs: 1,
             lower_dir: LowerDir::At(LowerPath::root()),
             ..Node::default()
         };
-        table.nodes.insert(Ino::ROOT, root);
         table
     }
 
     pub(crate) fn get(&self, ino: Ino) -> Option<&Node> {
-        self.nodes.get(&ino)
+        self.slot(ino).map(|slot| self.node(slot))
     }
 
     pub(crate) fn get_mut(&mut self, ino: Ino) -> Option<&mut Node> {
-        self.nodes.get_mut(&ino)
+        self.slot(ino).map(|slot| self.node_mut(slot))
     }
 
     pub(crate) fn at(&self, parent: Ino, name: &Name) -> Option<Ino> {
-        self.by_place.get(&(parent, name.clone())).copied()
+        let slot = self.by_place.find(self.hash_place(parent, name), |&slot| {
+            is_at(self.node(slot), parent, name)
+        })?;
+        Some(self.ino(*slot))
     }
 
     pub(crate) fn inos(&self) -> Vec<Ino> {
-        self.nodes.keys().copied().collect()
+        self.by_ino.iter().map(|&slot| self.ino(slot)).collect()
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.nodes.len()
+        self.by_ino.len()
     }
 
-    pub(crate) fn nodes_mut(&mut self) -> impl Iterator<Item = (&Ino, &mut Node)> {
-        self.nodes.iter_mut()
+    pub(crate) fn nodes_mut(&mut self) -> impl Iterator<Item = (Ino, &mut Node)> {
+        // Free slots hold nodes that nobody asks for.
+        self.nodes.iter_mut().map(|(ino, node)| (*ino, node))
     }
 
     /// Takes one reference, creating the node when need be.
     pub(crate) fn reference(&mut self, ino: Ino) -> &mut Node {
-        let node = self.nodes.entry(ino).or_default();
+        let node = self.entry(ino);
         node.refs += 1;
         node
     }
 
     /// Records where an inode lies now.
     pub(crate) fn set_place(&mut self, ino: Ino, place: Option<(Ino, Name)>) {
-        if ino == Ino::ROOT || self.nodes.get(&ino).is_none_or(|node| node.place == place) {
+        if ino == Ino::ROOT {
             return;
         }
-        if let Some(place) = &place {
-            self.nodes.entry(place.0).or_default().children += 1;
-            self.by_place.insert(place.clone(), ino);
-        }
-        let old = match self.nodes.get_mut(&ino) {
-            Some(node) => std::mem::replace(&mut node.place, place),
-            None => None,
+        let Some(slot) = self.slot(ino).filter(|&s| self.node(s).place != place) else {
+            return;
         };
-        if let Some(old) = old {
-            let parent = old.0;
-            self.leave(ino, &old);
+        if let Some((parent, _)) = &place {
+            self.entry(*parent).children += 1;
+        }
+        // An index finds a slot by what the node says: out before the change,
+        // in after it.
+        self.unindex_place(slot);
+        let old = std::mem::replace(&mut self.node_mut(slot).place, place);
+        self.index_place(slot);
+        if let Some((parent, _)) = old {
+            self.lose_child(parent);
             // A directory that was kept by this child alone. It still has a name
             // (only empty directories lose theirs), so nothing is left to clean.
             self.collect(parent, &mut Vec::new());
@@ -133,7 +151,7 @@ impl InodeTable {
     /// Gives back references. Returns the nodes that went, the inode's own
     /// first, so that the caller can remove what they kept alive.
     pub(crate) fn release(&mut self, ino: Ino, count: u64) -> Vec<(Ino, Node)> {
-        let Some(node) = self.nodes.get_mut(&ino) else {
+        let Some(node) = self.get_mut(ino) else {
             return Vec::new();
         };
         node.refs = node.refs.saturating_sub(count);
@@ -149,11 +167,11 @@ impl InodeTable {
     pub(crate) fn is_ancestor(&self, ancestor: Ino, ino: Ino) -> bool {
         let mut at = ino;
         // A hostile database can hold a cycle of directories.
-        for _ in 0..=self.nodes.len() {
+        for _ in 0..=self.len() {
             if at == ancestor {
                 return true;
             }
-            match self.nodes.get(&at).and_then(|node| node.place.as_ref()) {
+            match self.get(at).and_then(|node| node.place.as_ref()) {
                 Some((parent, _)) => at = *parent,
                 None => return false,
             }
@@ -161,13 +179,9 @@ impl InodeTable {
         true
     }
 
-    fn leave(&mut self, ino: Ino, old: &(Ino, Name)) {
-        let parent = old.0;
-        if self.by_place.get(old) == Some(&ino) {
-            self.by_place.remove(old);
-        }
-        if let Some(parent_node) = self.nodes.get_mut(&parent) {
-            parent_node.children = parent_node.children.saturating_sub(1);
+    fn lose_child(&mut self, parent: Ino) {
+        if let Some(node) = self.get_mut(parent) {
+            node.children = node.children.saturating_sub(1);
         }
     }
 
@@ -175,20 +189,159 @@ impl InodeTable {
         let mut next = Some(ino);
         while let Some(ino) = next.take() {
             let idle = self
-                .nodes
-                .get(&ino)
+                .get(ino)
                 .is_some_and(|n| n.refs == 0 && n.children == 0);
             if !idle {
                 return;
             }
-            let Some(node) = self.nodes.remove(&ino) else {
+            let Some(node) = self.remove(ino) else {
                 return;
             };
-            if let Some(place) = node.place.clone() {
-                next = Some(place.0);
-                self.leave(ino, &place);
+            if let Some((parent, _)) = &node.place {
+                self.lose_child(*parent);
+                next = Some(*parent);
             }
             gone.push((ino, node));
         }
+    }
+
+    fn ino(&self, slot: Slot) -> Ino {
+        self.nodes[slot as usize].0
+    }
+
+    fn node(&self, slot: Slot) -> &Node {
+        &self.nodes[slot as usize].1
+    }
+
+    fn node_mut(&mut self, slot: Slot) -> &mut Node {
+        &mut self.nodes[slot as usize].1
+    }
+
+    fn hash_place(&self, parent: Ino, name: &Name) -> u64 {
+        self.hasher.hash_one((parent, name))
+    }
+
+    fn slot(&self, ino: Ino) -> Option<Slot> {
+        let hash = self.hasher.hash_one(ino);
+        self.by_ino
+            .find(hash, |&slot| self.ino(slot) == ino)
+            .copied()
+    }
+
+    fn entry(&mut self, ino: Ino) -> &mut Node {
+        let slot = self.slot(ino).unwrap_or_else(|| self.insert(ino));
+        self.node_mut(slot)
+    }
+
+    fn insert(&mut self, ino: Ino) -> Slot {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.nodes.push((ino, Node::default()));
+            // 4 billion nodes would not fit into memory.
+            Slot::try_from(self.nodes.len() - 1).unwrap_or(Slot::MAX)
+        });
+        self.nodes[slot as usize].0 = ino;
+        let (nodes, hasher) = (&self.nodes, &self.hasher);
+        self.by_ino
+            .insert_unique(hasher.hash_one(ino), slot, |&slot| {
+                hasher.hash_one(nodes[slot as usize].0)
+            });
+        slot
+    }
+
+    fn remove(&mut self, ino: Ino) -> Option<Node> {
+        let slot = self.slot(ino)?;
+        self.unindex_place(slot);
+        let hash = self.hasher.hash_one(ino);
+        if let Ok(entry) = self.by_ino.find_entry(hash, |&other| other == slot) {
+            entry.remove();
+        }
+        self.free.push(slot);
+        Some(std::mem::take(self.node_mut(slot)))
+    }
+
+    /// Makes a node the one found at its place.
+    fn index_place(&mut self, slot: Slot) {
+        let Some((parent, name)) = self.nodes[slot as usize].1.place.clone() else {
+            return;
+        };
+        let hash = self.hash_place(parent, &name);
+        let (nodes, hasher) = (&self.nodes, &self.hasher);
+        let place_of = |slot: &Slot| nodes[*slot as usize].1.place.as_ref();
+        let entry = self.by_place.entry(
+            hash,
+            |&other| is_at(&nodes[other as usize].1, parent, &name),
+            |slot| place_of(slot).map_or(0, |(parent, name)| hasher.hash_one((parent, name))),
+        );
+        *entry.or_insert(slot).get_mut() = slot;
+    }
+
+    /// Lets a node no longer be found at its place.
+    fn unindex_place(&mut self, slot: Slot) {
+        let Some((parent, name)) = &self.node(slot).place else {
+            return;
+        };
+        let hash = self.hash_place(*parent, name);
+        if let Ok(entry) = self.by_place.find_entry(hash, |&other| other == slot) {
+            entry.remove();
+        }
+    }
+}
+
+fn is_at(node: &Node, parent: Ino, name: &Name) -> bool {
+    node.place
+        .as_ref()
+        .is_some_and(|(dir, own)| *dir == parent && own == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::new(text.as_bytes()).expect("a name")
+    }
+
+    #[test]
+    fn a_node_takes_little_memory() {
+        // docs/benchmarks/README.md has the sum per million inodes.
+        assert!(
+            size_of::<(Ino, Node)>() <= 88,
+            "{}",
+            size_of::<(Ino, Node)>()
+        );
+    }
+
+    #[test]
+    fn a_place_is_the_last_comers_until_it_leaves() {
+        let mut table = InodeTable::new();
+        for ino in [Ino(10), Ino(11)] {
+            table.reference(ino);
+            table.set_place(ino, Some((Ino::ROOT, name("same"))));
+        }
+        assert_eq!(table.at(Ino::ROOT, &name("same")), Some(Ino(11)));
+        table.set_place(Ino(10), None);
+        assert_eq!(table.at(Ino::ROOT, &name("same")), Some(Ino(11)));
+        table.set_place(Ino(11), Some((Ino::ROOT, name("other"))));
+        assert_eq!(table.at(Ino::ROOT, &name("same")), None);
+        assert_eq!(table.at(Ino::ROOT, &name("other")), Some(Ino(11)));
+    }
+
+    #[test]
+    fn slots_are_used_again_and_indexes_follow() {
+        let mut table = InodeTable::new();
+        for round in 0..3_u64 {
+            let inos = || (0..1_000).map(|n| Ino(10 + round * 500 + n));
+            for ino in inos() {
+                table.reference(ino);
+                table.set_place(ino, Some((Ino::ROOT, name(&ino.to_string()))));
+            }
+            assert_eq!(table.len(), 1_001);
+            for ino in inos() {
+                assert_eq!(table.at(Ino::ROOT, &name(&ino.to_string())), Some(ino));
+                assert_eq!(table.release(ino, 1).len(), 1);
+            }
+            assert_eq!(table.inos(), [Ino::ROOT]);
+        }
+        assert_eq!(table.nodes.len(), 1_001);
     }
 }

@@ -171,7 +171,7 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
         let mut table = self.table.lock();
         let node = table.reference(child.ino());
         if let Child::Lower { ino, path, attr } = child {
-            node.lower = Some((attr.id, attr.kind));
+            node.lower = Some(Box::new((attr.id, attr.kind)));
             if attr.kind.is_dir() {
                 node.lower_dir = LowerDir::At(path.clone());
             }
@@ -235,7 +235,7 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
                     let table = self.table.lock();
                     let free = table.get(ino).is_none_or(|node| {
                         node.linkage == Linkage::Linked
-                            && node.lower.is_none_or(|has| has == (attr.id, attr.kind))
+                            && (node.lower.as_ref()).is_none_or(|has| **has == (attr.id, attr.kind))
                     });
                     if free {
                         return Ok((ino, None));
@@ -252,12 +252,12 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
         if let Some(row) = txn.inode(ino)? {
             return Ok(Inode::Upper(row));
         }
-        let (id, kind) = node.lower.ok_or(FsError::StaleInode)?;
+        let (id, kind) = node.lower.as_deref().copied().ok_or(FsError::StaleInode)?;
         let path = self.lower_path_of(txn, ino, &node)?;
         match self.lower.stat(&path)? {
             Some(mut attr) if attr.id == id && attr.kind == kind => {
-                if let Some((_, removed_at)) = node.detached {
-                    attr.ctime = removed_at;
+                if let Some(detached) = node.detached {
+                    attr.ctime = detached.1;
                 }
                 Ok(Inode::Lower { path, attr })
             }
@@ -273,8 +273,8 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
         ino: Ino,
         node: &Node,
     ) -> Result<LowerPath, FsError> {
-        if let Some((path, _)) = &node.detached {
-            return Ok(path.clone());
+        if let Some(detached) = &node.detached {
+            return Ok(detached.0.clone());
         }
         if let LowerDir::At(path) = &node.lower_dir {
             return Ok(path.clone());
@@ -334,7 +334,7 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
         let (lower_kind, linkage) = {
             let table = self.table.lock();
             let node = table.get(ino).ok_or(FsError::StaleInode)?;
-            (node.lower.map(|(_, kind)| kind), node.linkage)
+            (node.lower.as_ref().map(|lower| lower.1), node.linkage)
         };
         // The kind never changes, so the lower's answer saves asking the storage.
         let kind = match lower_kind {

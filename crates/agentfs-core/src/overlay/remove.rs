@@ -185,7 +185,7 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
         if dropped.last {
             node.linkage = Linkage::Removed;
             node.lower_dir = LowerDir::None;
-            node.detached = dropped.detached;
+            node.detached = dropped.detached.map(Box::new);
         }
     }
 

@@ -114,14 +114,29 @@ fn hidden_names_do_not_exist() {
 }
 
 #[test]
-fn directories_have_one_link() {
+fn made_directories_count_their_subdirectories() {
     let view = View::over(&project());
+    let links = || ["", "src", "new", "other"].map(|path| view.attr(path).nlink);
     view.mkdir("new");
     view.mkdir("new/sub");
-    assert_eq!(
-        ["", "src", "new"].map(|path| view.attr(path).nlink),
-        [1, 1, 1]
-    );
+    view.create("new/file");
+    view.mkdir("other");
+    view.mkdir("src/sub");
+    assert_eq!(links(), [1, 1, 3, 2], "made");
+    view.rename("new/sub", "other/sub");
+    assert_eq!(links(), [1, 1, 2, 3], "moved");
+    view.rename("src", "new/src");
+    assert_eq!([view.attr("new").nlink, view.attr("new/src").nlink], [3, 1]);
+    view.mkdir("other/empty");
+    view.rename("other/sub", "other/empty");
+    assert_eq!(view.attr("other").nlink, 3, "replaced");
+    view.try_rename("new/file", "other/empty", RenameMode::Exchange)
+        .unwrap();
+    assert_eq!(["new", "other"].map(|path| view.attr(path).nlink), [4, 2]);
+    view.rmdir("new/file").unwrap();
+    assert_eq!(view.attr("new").nlink, 3, "removed");
+    let view = view.restart();
+    assert_eq!(view.attr("new").nlink, 3, "after a restart");
 }
 
 #[test]

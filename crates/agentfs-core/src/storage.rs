@@ -28,7 +28,8 @@ pub struct InodeRow {
     /// `st_mode & 07777`.
     pub perm: u16,
     /// Names of this inode in the view. 0: unlinked but still referenced.
-    /// A directory has 1.
+    /// A directory has 1 when something of the lower layer may show through it,
+    /// else [`EMPTY_DIR_NLINK`](crate::types::EMPTY_DIR_NLINK) and one for each directory in it.
     pub nlink: u32,
     /// Owner.
     pub uid: u32,

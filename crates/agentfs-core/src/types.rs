@@ -49,6 +49,9 @@ pub const NAME_MAX_BYTES: usize = 255;
 pub const SYMLINK_MAX_BYTES: usize = 4095;
 /// The largest file, in bytes: `loff_t` is signed.
 pub const FILE_MAX_BYTES: u64 = i64::MAX as u64;
+/// The link count of a directory that counts its subdirectories and has none:
+/// its name and its `.`.
+pub const EMPTY_DIR_NLINK: u32 = 2;
 /// The largest link count; ext4 allows 65,000, we follow it for EMLINK.
 pub const LINK_MAX: u32 = 65_000;
 

@@ -55,7 +55,8 @@ pub struct Node {
     pub kind: FileKind,
     /// `st_mode & 07777`.
     pub perm: u16,
-    /// Names; 1 for a directory; 0: unlinked.
+    /// Names; for a directory 1, or 2 when it shows its subdirectories as links
+    /// (see [`Model::links`]); 0: unlinked.
     pub nlink: u32,
     /// Owner.
     pub uid: u32,
@@ -329,6 +330,7 @@ impl Model {
     pub fn remake_directory(&mut self, dir: NodeId, perm: u16, time: Timestamp) {
         let node = self.node_mut(dir);
         node.perm = perm;
+        node.nlink = 1;
         (node.uid, node.gid) = (0, 0);
         (node.atime, node.mtime, node.ctime) = (time, time, time);
         node.xattrs.clear();
@@ -449,7 +451,7 @@ impl Model {
             } else {
                 perm
             },
-            nlink: 1,
+            nlink: 1 + u32::from(kind.is_dir()),
             uid: owner.uid,
             gid: if inherits { dir.gid } else { owner.gid },
             rdev: 0,

@@ -12,7 +12,7 @@ use super::lookup::Inode;
 use crate::error::FsError;
 use crate::lower::{LowerAttr, LowerLayer};
 use crate::storage::{InodeRow, Origin, ReadTxn, Storage, WriteTxn};
-use crate::types::{DEPTH_MAX, FileKind, Ino, LowerPath, Timestamp};
+use crate::types::{DEPTH_MAX, EMPTY_DIR_NLINK, FileKind, Ino, LowerPath, Timestamp};
 
 impl<S: Storage, L: LowerLayer> Overlay<S, L> {
     /// The row of a referenced inode, copied up with its name and the
@@ -97,14 +97,22 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
         Ok(row)
     }
 
-    /// Copies a directory up and marks that its entries changed.
+    /// Copies a directory up and marks that its entries changed: it has
+    /// `subdirs` more directories among them than before.
     pub(super) fn touch_dir(
         &self,
         txn: &mut dyn WriteTxn,
         dir: Ino,
+        subdirs: i32,
         now: Timestamp,
     ) -> Result<InodeRow, FsError> {
         let mut row = self.copy_up(txn, dir)?;
+        // What was made here counts them; what merges with the base, or what
+        // another writer left uncounted, stays at 1.
+        if row.nlink >= EMPTY_DIR_NLINK && row.origin.is_none() && dir != Ino::ROOT {
+            let nlink = row.nlink.saturating_add_signed(subdirs);
+            row.nlink = nlink.max(EMPTY_DIR_NLINK);
+        }
         row.mtime = now;
         row.ctime = now;
         txn.put_inode(dir, &row)?;

@@ -8,7 +8,9 @@ use super::request::NewNode;
 use crate::error::FsError;
 use crate::lower::LowerLayer;
 use crate::storage::{InodeRow, Storage, WriteTxn};
-use crate::types::{Attr, FileKind, Ino, LINK_MAX, Name, Owner, SYMLINK_MAX_BYTES, Timestamp};
+use crate::types::{
+    Attr, EMPTY_DIR_NLINK, FileKind, Ino, LINK_MAX, Name, Owner, SYMLINK_MAX_BYTES, Timestamp,
+};
 
 const S_ISGID: u16 = 0o2000;
 
@@ -134,7 +136,7 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
             row.ctime = now;
             txn.put_inode(ino, &row)?;
             self.put_name(txn, new_parent, new_name, ino, row.kind)?;
-            self.touch_dir(txn, new_parent, now)?;
+            self.touch_dir(txn, new_parent, 0, now)?;
             Ok(row)
         })?;
         let mut table = self.table.lock();
@@ -158,7 +160,8 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
         let now = self.config.clock.now();
         let (ino, row) = self.storage.write(|txn| {
             self.require_absent(txn, parent, name)?;
-            let parent_row = self.touch_dir(txn, parent, now)?;
+            let subdirs = i32::from(node.kind.is_dir());
+            let parent_row = self.touch_dir(txn, parent, subdirs, now)?;
             let size = target.map_or(0, |target| target.len() as u64);
             let row = new_row(node, owner, (parent_row.perm, parent_row.gid), now, size);
             let ino = txn.allocate_ino()?;
@@ -247,7 +250,11 @@ fn new_row(
     InodeRow {
         kind: node.kind,
         perm,
-        nlink: 1,
+        nlink: if node.kind.is_dir() {
+            EMPTY_DIR_NLINK
+        } else {
+            1
+        },
         uid: owner.uid,
         gid: if inherits { parent_gid } else { owner.gid },
         rdev: if matches!(node.kind, FileKind::CharDevice | FileKind::BlockDevice) {

@@ -359,7 +359,8 @@ pub(super) fn upper_attr(ino: Ino, row: &InodeRow) -> Attr {
         ino,
         kind: row.kind,
         perm: row.perm,
-        nlink: row.nlink,
+        // Whatever another writer stored: the root is merged.
+        nlink: if ino == Ino::ROOT { 1 } else { row.nlink },
         uid: row.uid,
         gid: row.gid,
         rdev: row.rdev,
@@ -377,7 +378,8 @@ fn lower_attr(ino: Ino, attr: &LowerAttr) -> Attr {
         kind: attr.kind,
         perm: attr.perm,
         // Counting subdirectories of two layers is not worth a walk; 1 tells
-        // programs not to rely on it, as on btrfs.
+        // programs not to rely on it, as on btrfs and in a merged directory of
+        // overlayfs.
         nlink: if attr.kind.is_dir() { 1 } else { attr.nlink },
         uid: attr.uid,
         gid: attr.gid,

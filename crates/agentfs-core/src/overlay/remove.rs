@@ -52,7 +52,7 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
                 (false, true) => return Err(FsError::NotADirectory),
                 _ => {}
             }
-            self.touch_dir(txn, parent, now)?;
+            self.touch_dir(txn, parent, -i32::from(directory), now)?;
             let dropped = self.drop_link(txn, parent, name, child, now)?;
             self.hide_name(txn, parent, name)?;
             Ok::<_, FsError>(dropped)

@@ -77,8 +77,11 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
                 }
                 dropped = Some(self.drop_link(txn, to.0, to.1, target, now)?);
             }
-            self.touch_dir(txn, from.0, now)?;
-            self.touch_dir(txn, to.0, now)?;
+            let moved = i32::from(source.kind().is_dir());
+            self.touch_dir(txn, from.0, -moved, now)?;
+            // What it replaces there is of the same sort.
+            let more = if dropped.is_some() { 0 } else { moved };
+            self.touch_dir(txn, to.0, more, now)?;
             let source = self.lift(txn, from.0, from.1, source)?;
             self.hide_name(txn, from.0, from.1)?;
             self.land(txn, to, &source, now)?;
@@ -109,8 +112,9 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
             }
             self.require_no_loop(&at_a, b.0)?;
             self.require_no_loop(&at_b, a.0)?;
-            self.touch_dir(txn, a.0, now)?;
-            self.touch_dir(txn, b.0, now)?;
+            let more_in_b = i32::from(at_a.kind().is_dir()) - i32::from(at_b.kind().is_dir());
+            self.touch_dir(txn, a.0, -more_in_b, now)?;
+            self.touch_dir(txn, b.0, more_in_b, now)?;
             let from_a = self.lift(txn, a.0, a.1, at_a)?;
             let from_b = self.lift(txn, b.0, b.1, at_b)?;
             self.land(txn, b, &from_a, now)?;
@@ -161,6 +165,7 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
                     && let Some(path) = &shows
                     && let Some(attr) = self.lower.stat(path)?
                 {
+                    row.nlink = 1;
                     row.origin = Some(Origin {
                         path: path.clone(),
                         fingerprint: attr.fingerprint(),

@@ -19,6 +19,19 @@ impl Model {
         self.directory(dir)?.get(name).copied().ok_or(libc::ENOENT)
     }
 
+    /// `st_nlink`: names, for a directory that was made its subdirectories too.
+    #[must_use]
+    pub fn links(&self, id: NodeId) -> u32 {
+        let node = self.node(id);
+        match &node.body {
+            Body::Directory { entries, .. } if node.nlink > 1 => {
+                let subdirs = entries.values().filter(|&&id| self.node(id).kind.is_dir());
+                node.nlink + u32::try_from(subdirs.count()).expect("a small model")
+            }
+            _ => node.nlink,
+        }
+    }
+
     /// What every creation asks first.
     fn may_create(&self, dir: NodeId, name: &Name) -> Result<(), Errno> {
         if self.directory(dir)?.contains_key(name) {
@@ -153,7 +166,12 @@ impl Model {
 
     fn drop_name(&mut self, id: NodeId) {
         self.touch_inode(id);
-        self.node_mut(id).nlink -= 1;
+        let node = self.node_mut(id);
+        node.nlink = if node.kind.is_dir() {
+            0
+        } else {
+            node.nlink - 1
+        };
         self.collect(id);
     }
 

@@ -1,10 +1,11 @@
 //! Developer commands of this workspace: `cargo xtask tidy`, `cargo xtask ci`,
-//! `cargo xtask bench`.
+//! `cargo xtask bench`, `cargo xtask suite`.
 //!
 //! Must never change a file of the source tree, but for the figures that a full
 //! benchmark writes to docs/benchmarks.
 
 mod bench;
+mod suite;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -29,6 +30,8 @@ enum Command {
     Ci,
     /// Time file work in a session against the disk and other overlays.
     Bench(Box<bench::BenchArgs>),
+    /// Run the public suites that file systems are judged by.
+    Suite(Box<suite::SuiteArgs>),
     /// What `bench` runs inside a view.
     #[command(hide = true)]
     BenchWorker(bench::WorkerArgs),
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::run(&root),
         Command::Ci => ci(&root),
         Command::Bench(args) => bench::run(&root, &args),
+        Command::Suite(args) => suite::run(&root, &args),
         Command::BenchWorker(args) => bench::run_worker(&args),
     };
     match outcome {

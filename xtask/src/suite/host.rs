@@ -1,0 +1,129 @@
+//! Running programs and making directories, for the suites.
+//!
+//! Must never wait for ever.
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+const POLL: Duration = Duration::from_millis(10);
+
+/// Whether the caller may mount, switch users and drop caches.
+pub(super) fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
+}
+
+/// Runs a program to its end and gives what it printed.
+///
+/// # Errors
+/// When it cannot be started or fails; the error has the end of its stderr.
+pub(super) fn run(command: &mut Command) -> anyhow::Result<Vec<u8>> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot run `{name}`"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        // fsx goes on to tell its whole history.
+        let first: Vec<_> = said.lines().take(8).collect();
+        bail!("`{name}`: {}: {}", output.status, first.join("\n"));
+    }
+    Ok(output.stdout)
+}
+
+/// A program that runs, and the file that all it says goes to.
+pub(super) struct Job {
+    child: Child,
+    log: PathBuf,
+    until: Instant,
+}
+
+impl Job {
+    pub(super) fn start(mut command: Command, log: &Path, limit: Duration) -> anyhow::Result<Self> {
+        let file = File::create(log).with_context(|| log.display().to_string())?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()
+            .with_context(|| format!("cannot run {:?}", command.get_program()))?;
+        Ok(Self {
+            child,
+            log: log.to_owned(),
+            until: Instant::now() + limit,
+        })
+    }
+
+    /// Whether it has ended well, without waiting.
+    ///
+    /// # Errors
+    /// When it runs for longer than its limit: it is killed.
+    pub(super) fn poll(&mut self) -> anyhow::Result<Option<bool>> {
+        if let Some(status) = self.child.try_wait()? {
+            return Ok(Some(status.success()));
+        }
+        if Instant::now() > self.until {
+            self.child.kill()?;
+            bail!("took too long, and was killed; see {}", self.log.display());
+        }
+        Ok(None)
+    }
+
+    /// Waits for the end; calls `meanwhile` again and again.
+    pub(super) fn wait(
+        &mut self,
+        mut meanwhile: impl FnMut() -> anyhow::Result<()>,
+    ) -> anyhow::Result<bool> {
+        loop {
+            if let Some(success) = self.poll()? {
+                return Ok(success);
+            }
+            meanwhile()?;
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// All that it said so far.
+    pub(super) fn said(&self) -> anyhow::Result<String> {
+        let bytes = fs::read(&self.log).with_context(|| self.log.display().to_string())?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+/// Tries again until `done`.
+pub(super) fn wait_until(
+    what: &str,
+    limit: Duration,
+    mut done: impl FnMut() -> anyhow::Result<bool>,
+) -> anyhow::Result<()> {
+    let until = Instant::now() + limit;
+    while !done()? {
+        if Instant::now() > until {
+            bail!("{what}: not within {limit:?}");
+        }
+        std::thread::sleep(POLL);
+    }
+    Ok(())
+}
+
+/// Removes a directory, if it is there.
+pub(super) fn remove(dir: &Path) -> anyhow::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("{} cannot be removed", dir.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Lets every user enter a directory, whatever the umask.
+pub(super) fn open_to_all(dir: &Path) -> anyhow::Result<()> {
+    fs::set_permissions(dir, PermissionsExt::from_mode(0o755))
+        .with_context(|| dir.display().to_string())
+}

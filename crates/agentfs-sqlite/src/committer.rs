@@ -33,8 +33,12 @@ pub(crate) const BUSY_PATIENCE: Duration = Duration::from_secs(30);
 /// How soon a failed batch is tried again; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_millis(500);
-/// A `-wal` this large is folded into the database.
+/// A `-wal` this large is folded into the database once nothing has been written
+/// for [`CHECKPOINT_IDLE`]: folding writes everything once more and syncs it.
 const CHECKPOINT_WAL_BYTES: u64 = 64 << 20;
+const CHECKPOINT_IDLE: Duration = Duration::from_millis(250);
+/// One this large is folded in any case.
+const CHECKPOINT_BUSY_WAL_BYTES: u64 = 1 << 30;
 
 /// How the rest of the program and the committer talk.
 #[derive(Default)]
@@ -117,13 +121,21 @@ struct Turn {
     waiters: Vec<Waiter>,
     check_external: bool,
     stop: bool,
+    /// There is nothing to do, and has not been for a while.
+    idle: bool,
 }
 
 /// Runs until told to stop and nothing is left to write, or writing it failed.
 pub(crate) fn run(shared: &Shared) {
     let mut retry = RETRY_MIN;
+    let mut fold_at = None;
     loop {
-        let mut turn = next_turn(&shared.mailbox);
+        let mut turn = next_turn(&shared.mailbox, fold_at);
+        if turn.idle {
+            fold_wal(shared);
+            fold_at = None;
+            continue;
+        }
         if turn.check_external {
             shared.look_for_external_change();
         }
@@ -150,9 +162,11 @@ pub(crate) fn run(shared: &Shared) {
         for waiter in now {
             (waiter.done)(result.clone());
         }
-        if shared.gate.wal_bytes() > CHECKPOINT_WAL_BYTES {
+        let wal_bytes = shared.gate.wal_bytes();
+        if wal_bytes > CHECKPOINT_BUSY_WAL_BYTES {
             fold_wal(shared);
         }
+        fold_at = (wal_bytes > CHECKPOINT_WAL_BYTES).then(|| Instant::now() + CHECKPOINT_IDLE);
         shared.tell_of_external_change();
         if turn.stop {
             shared.mailbox.progress.lock().stopped = true;
@@ -162,8 +176,8 @@ pub(crate) fn run(shared: &Shared) {
     }
 }
 
-/// Waits for something to do.
-fn next_turn(mailbox: &Mailbox) -> Turn {
+/// Waits for something to do, or that it is `idle_at`.
+fn next_turn(mailbox: &Mailbox, idle_at: Option<Instant>) -> Turn {
     let mut letters = mailbox.letters.lock();
     loop {
         let now = Instant::now();
@@ -180,11 +194,20 @@ fn next_turn(mailbox: &Mailbox) -> Turn {
                 waiters: std::mem::take(&mut letters.waiters),
                 check_external: std::mem::take(&mut letters.check_external),
                 stop: letters.stop,
+                idle: false,
             };
         }
-        match letters.due {
-            Some(due) => {
-                mailbox.work.wait_until(&mut letters, due);
+        if letters.due.is_none() && idle_at.is_some_and(|idle| idle <= now) {
+            return Turn {
+                waiters: Vec::new(),
+                check_external: false,
+                stop: false,
+                idle: true,
+            };
+        }
+        match letters.due.or(idle_at) {
+            Some(until) => {
+                mailbox.work.wait_until(&mut letters, until);
             }
             None => mailbox.work.wait(&mut letters),
         }

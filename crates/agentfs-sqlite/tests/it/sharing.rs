@@ -50,10 +50,20 @@ async def main():
 asyncio.run(main())
 "#;
 
+/// Where `.ci/run` installs the SDK, unless the environment says otherwise.
+fn python() -> std::path::PathBuf {
+    let installed = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../target/python/bin/python3"
+    );
+    std::env::var_os("AGENTFS_SDK_PYTHON").map_or_else(|| installed.into(), Into::into)
+}
+
 impl Sdk {
     /// `None`, after saying why, where the SDK is not installed.
     fn start(dir: &Dir) -> Option<Self> {
-        let installed = Command::new("python3")
+        let python = python();
+        let installed = Command::new(&python)
             .args(["-c", "import agentfs_sdk"])
             .stderr(Stdio::null())
             .status()
@@ -63,10 +73,10 @@ impl Sdk {
                 std::env::var_os("AGENTFS_REQUIRE_ALL").is_none(),
                 "agentfs-sdk is missing"
             );
-            eprintln!("skipped: python3 has no package agentfs-sdk");
+            eprintln!("skipped: {} has no package agentfs-sdk", python.display());
             return None;
         }
-        let mut child = Command::new("python3")
+        let mut child = Command::new(&python)
             .args(["-c", SCRIPT])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

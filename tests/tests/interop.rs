@@ -193,7 +193,7 @@ fn the_sdk_reads_and_writes_a_live_session() {
         echo shared >shared
         cat shared
         number=0
-        while ! test -e stop; do
+        while ! test -s stop; do
             number=$((number + 1))
             echo $number >busy.$((number % 50))
         done

@@ -114,7 +114,6 @@ fn signals_to_agentfs_reach_the_command() {
         ] {
             // A shell cannot trap what was ignored when it began (POSIX, trap).
             if is_ignored(number) {
-                eprintln!("SIG{signal} is ignored here, as under nohup: not tried");
                 continue;
             }
             let script =

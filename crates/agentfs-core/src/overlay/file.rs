@@ -16,7 +16,7 @@ use super::{Overlay, merge};
 use crate::error::FsError;
 use crate::lower::{LowerFile, LowerLayer};
 use crate::storage::{InodeRow, ReadTxn, Storage};
-use crate::types::{FILE_MAX_BYTES, FileKind, Ino, LowerPath};
+use crate::types::{FILE_MAX_BYTES, FileKind, Ino, LowerPath, Timestamp};
 
 /// Lower files kept open: a descriptor each.
 const OPEN_FILES_MAX: NonZeroUsize = NonZeroUsize::new(256).unwrap();
@@ -131,6 +131,32 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
         offset: u64,
         len: u64,
     ) -> Result<(), FsError> {
+        let now = self.config.clock.now();
+        self.fallocate_at(ino, mode, offset, len, Some(now))
+    }
+
+    /// As [`Self::fallocate`], but times stay, as in [`Self::write_cached`].
+    ///
+    /// # Errors
+    /// As [`Self::fallocate`].
+    pub fn fallocate_cached(
+        &self,
+        ino: Ino,
+        mode: Fallocate,
+        offset: u64,
+        len: u64,
+    ) -> Result<(), FsError> {
+        self.fallocate_at(ino, mode, offset, len, None)
+    }
+
+    fn fallocate_at(
+        &self,
+        ino: Ino,
+        mode: Fallocate,
+        offset: u64,
+        len: u64,
+        now: Option<Timestamp>,
+    ) -> Result<(), FsError> {
         if len == 0 {
             return Err(FsError::InvalidArgument);
         }
@@ -142,7 +168,6 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
             // Space is the database's to find; nothing that can be seen changes.
             return require_regular(self.getattr(ino)?.kind);
         }
-        let now = self.config.clock.now();
         self.modify(ino, |txn, row| {
             let extends = matches!(
                 mode,
@@ -154,8 +179,10 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
             if mode != Fallocate::Allocate {
                 self.zero_range(txn, ino, row, offset, end)?;
             }
-            row.mtime = now;
-            row.ctime = now;
+            if let Some(now) = now {
+                row.mtime = now;
+                row.ctime = now;
+            }
             Ok(())
         })
     }
@@ -195,6 +222,38 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
         to_offset: u64,
         len: u64,
     ) -> Result<u64, FsError> {
+        self.copy_range_by(from, from_offset, to, to_offset, len, |offset, data| {
+            self.write(to, offset, data, false)
+        })
+    }
+
+    /// As [`Self::copy_file_range`], but times stay, as in
+    /// [`Self::write_cached`].
+    ///
+    /// # Errors
+    /// As [`Self::copy_file_range`].
+    pub fn copy_file_range_cached(
+        &self,
+        from: Ino,
+        from_offset: u64,
+        to: Ino,
+        to_offset: u64,
+        len: u64,
+    ) -> Result<u64, FsError> {
+        self.copy_range_by(from, from_offset, to, to_offset, len, |offset, data| {
+            self.write_cached(to, offset, data)
+        })
+    }
+
+    fn copy_range_by(
+        &self,
+        from: Ino,
+        from_offset: u64,
+        to: Ino,
+        to_offset: u64,
+        len: u64,
+        write: impl Fn(u64, &[u8]) -> Result<(), FsError>,
+    ) -> Result<u64, FsError> {
         // What the source has now: it may grow by the copying itself.
         let source = self.getattr(from)?;
         require_regular(source.kind)?;
@@ -210,7 +269,7 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
             if data.is_empty() {
                 break;
             }
-            match self.write(to, to_offset.saturating_add(copied), &data, false) {
+            match write(to_offset.saturating_add(copied), &data) {
                 Ok(()) => copied += data.len() as u64,
                 Err(_) if copied > 0 => break,
                 Err(error) => return Err(error),

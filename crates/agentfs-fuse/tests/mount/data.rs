@@ -226,6 +226,37 @@ fn copy_file_range_copies_between_layers() {
     assert!(copy[5..] == content[1000..291_000]);
 }
 
+/// What a program is shown as the time of a change is what is stored, however
+/// soon one change follows another.
+#[test]
+fn stored_times_are_those_that_were_shown() {
+    use std::os::unix::fs::MetadataExt;
+    let Some(view) = memory_view(&base_with(b"")) else {
+        return;
+    };
+    for round in 0..200 {
+        let path = view.at(&format!("t{round}"));
+        fs::write(&path, pattern(10_000)).unwrap();
+        for _ in 0..2 {
+            let file = File::options().write(true).open(&path).unwrap();
+            let flags = rustix::fs::FallocateFlags::empty();
+            rustix::fs::fallocate(&file, flags, 0, 20_000 + round).unwrap();
+            let source = File::open(&path).unwrap();
+            let copy = File::create(view.at("copy")).unwrap();
+            rustix::fs::copy_file_range(&source, Some(&mut 0), &copy, Some(&mut 0), 100).unwrap();
+        }
+        for path in [path, view.at("copy")] {
+            let shown = fs::metadata(&path).unwrap();
+            let stored = view
+                .overlay
+                .getattr(agentfs_core::Ino(shown.ino()))
+                .unwrap();
+            let shown = (shown.mtime(), u32::try_from(shown.mtime_nsec()).unwrap());
+            assert_eq!((stored.mtime.secs, stored.mtime.nanos), shown, "{round}");
+        }
+    }
+}
+
 #[test]
 fn large_files_and_large_offsets() {
     let Some(view) = memory_view(&base_with(b"")) else {

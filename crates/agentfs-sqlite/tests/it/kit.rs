@@ -40,18 +40,22 @@ impl Dir {
     /// What `sqlite3` would do: a connection of its own to the file, in another
     /// process, so that locks are between processes.
     pub(crate) fn sqlite3(&self, sql: &str) -> String {
+        self.try_sqlite3(sql)
+            .unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    /// What it printed, or what it complained of.
+    pub(crate) fn try_sqlite3(&self, sql: &str) -> Result<String, String> {
         let output = std::process::Command::new("sqlite3")
             .args(["-cmd", ".timeout 5000"])
             .arg(self.path())
             .arg(sql)
             .output()
             .unwrap();
-        assert!(
-            output.status.success(),
-            "{sql}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+        }
+        Ok(String::from_utf8(output.stdout).unwrap().trim().to_owned())
     }
 }
 

@@ -152,8 +152,8 @@ impl Pairing {
         self.shared.mounts.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// A request of the thread `client` to `mount` is about to be answered by the calling
-    /// thread. 0: nobody's, or somebody's who cannot be seen.
+    /// A request of the thread `client` to `mount` is about to be answered by the
+    /// calling thread. 0: nobody's, or somebody's who cannot be seen.
     pub(crate) fn requested(&self, mount: u32, client: u32) {
         let shared = &*self.shared;
         let count = shared.requests.fetch_add(1, Ordering::Relaxed);

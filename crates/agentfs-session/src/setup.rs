@@ -144,10 +144,10 @@ pub(crate) fn serve_build(
             }
             HolderReply::Built { places, limits } => {
                 let mut namespaces = channel.take_fds();
-                if namespaces.len() > NAMESPACES {
-                    namespaces
-                        .drain(NAMESPACES..)
-                        .for_each(|proc| view.show_processes(proc));
+                if namespaces.len() > NAMESPACES
+                    && let Some(proc) = namespaces.pop()
+                {
+                    view.show_processes(proc);
                 }
                 return Ok((namespaces, places, limits));
             }

@@ -117,6 +117,7 @@ impl Mailbox {
 }
 
 /// One turn of the committer.
+#[derive(Default)]
 struct Turn {
     waiters: Vec<Waiter>,
     check_external: bool,
@@ -162,9 +163,10 @@ pub(crate) fn run(shared: &Shared) {
         for waiter in now {
             (waiter.done)(result.clone());
         }
-        let wal_bytes = shared.gate.wal_bytes();
+        let mut wal_bytes = shared.gate.wal_bytes();
         if wal_bytes > CHECKPOINT_BUSY_WAL_BYTES {
             fold_wal(shared);
+            wal_bytes = shared.gate.wal_bytes();
         }
         fold_at = (wal_bytes > CHECKPOINT_WAL_BYTES).then(|| Instant::now() + CHECKPOINT_IDLE);
         shared.tell_of_external_change();
@@ -199,10 +201,8 @@ fn next_turn(mailbox: &Mailbox, idle_at: Option<Instant>) -> Turn {
         }
         if letters.due.is_none() && idle_at.is_some_and(|idle| idle <= now) {
             return Turn {
-                waiters: Vec::new(),
-                check_external: false,
-                stop: false,
                 idle: true,
+                ..Turn::default()
             };
         }
         match letters.due.or(idle_at) {

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 
 pub use request::{
-    DirEntry, Fallocate, NewNode, RenameMode, SeekWhence, SetAttr, SetTime, XattrMode,
+    DirEntry, Fallocate, NewNode, RenameMode, SeekWhence, SetAttr, SetTime, Times, XattrMode,
 };
 
 use crate::error::FsError;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use agentfs_core::overlay::Times;
 use agentfs_core::{Attr, FsError, Ino, LowerLayer, Overlay, Storage};
 use fuser::{
     FileAttr, Generation, InitFlags, KernelConfig, ReplyAttr, ReplyEmpty, ReplyEntry, Request,
@@ -216,6 +217,15 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
             ));
         }
         entries
+    }
+
+    /// With a write-back cache the times of what changes a file are the kernel's.
+    fn times(&self) -> Times {
+        if self.writeback {
+            Times::Kept
+        } else {
+            Times::Now
+        }
     }
 
     fn sync(&self, ino: Ino, reply: ReplyEmpty) {

@@ -1,7 +1,7 @@
 //! The bytes of files.
 
 use agentfs_core::lower::MemoryLower;
-use agentfs_core::overlay::{Fallocate, SeekWhence, SetAttr};
+use agentfs_core::overlay::{Fallocate, SeekWhence, SetAttr, Times};
 use agentfs_core::types::FILE_MAX_BYTES;
 
 use super::project;
@@ -62,7 +62,7 @@ fn fallocate_modes() {
     let ino = view.ino("data");
     let before = view.attr("data");
     view.overlay
-        .fallocate(ino, Fallocate::KeepSize, 0, 1 << 30)
+        .fallocate(ino, Fallocate::KeepSize, 0, 1 << 30, Times::Now)
         .unwrap();
     assert_eq!(
         view.attr("data"),
@@ -70,27 +70,39 @@ fn fallocate_modes() {
         "keeping the size changes nothing that can be seen"
     );
     view.overlay
-        .fallocate(ino, Fallocate::PunchHole, 100, 10_000)
+        .fallocate(ino, Fallocate::PunchHole, 100, 10_000, Times::Now)
         .unwrap();
     let mut expected = vec![7; 20_000];
     expected[100..10_100].fill(0);
     assert_eq!(view.read("data"), expected);
     view.overlay
-        .fallocate(ino, Fallocate::ZeroRange { keep_size: true }, 19_990, 100)
+        .fallocate(
+            ino,
+            Fallocate::ZeroRange { keep_size: true },
+            19_990,
+            100,
+            Times::Now,
+        )
         .unwrap();
     expected[19_990..].fill(0);
     assert_eq!(view.read("data"), expected);
     view.overlay
-        .fallocate(ino, Fallocate::ZeroRange { keep_size: false }, 19_990, 100)
+        .fallocate(
+            ino,
+            Fallocate::ZeroRange { keep_size: false },
+            19_990,
+            100,
+            Times::Now,
+        )
         .unwrap();
     view.overlay
-        .fallocate(ino, Fallocate::Allocate, 0, 20_100)
+        .fallocate(ino, Fallocate::Allocate, 0, 20_100, Times::Now)
         .unwrap();
     expected.resize(20_100, 0);
     assert_eq!(view.read("data"), expected);
     let refused = view
         .overlay
-        .fallocate(ino, Fallocate::Allocate, 5, 0)
+        .fallocate(ino, Fallocate::Allocate, 5, 0, Times::Now)
         .unwrap_err();
     assert_eq!(refused.errno(), libc::EINVAL);
 }
@@ -100,15 +112,20 @@ fn copying_a_range() {
     let view = View::over(&project());
     view.create("copy");
     let (from, to) = (view.ino("README"), view.ino("copy"));
-    let copied = view.overlay.copy_file_range(from, 5, to, 2, 100).unwrap();
+    let copied = view
+        .overlay
+        .copy_file_range(from, 5, to, 2, 100, Times::Now)
+        .unwrap();
     assert_eq!((copied, view.read("copy")), (3, b"\0\0me\n".to_vec()));
     assert_eq!(
-        view.overlay.copy_file_range(from, 8, to, 0, 100).unwrap(),
+        view.overlay
+            .copy_file_range(from, 8, to, 0, 100, Times::Now)
+            .unwrap(),
         0
     );
     let refused = view
         .overlay
-        .copy_file_range(from, 0, from, 2, 5)
+        .copy_file_range(from, 0, from, 2, 5, Times::Now)
         .unwrap_err();
     assert_eq!(refused.errno(), libc::EINVAL);
 }

@@ -11,12 +11,12 @@ use lru::LruCache;
 
 use super::data::usize_of;
 use super::lookup::Inode;
-use super::request::{Fallocate, SeekWhence};
+use super::request::{Fallocate, SeekWhence, Times};
 use super::{Overlay, merge};
 use crate::error::FsError;
 use crate::lower::{LowerFile, LowerLayer};
 use crate::storage::{InodeRow, ReadTxn, Storage};
-use crate::types::{FILE_MAX_BYTES, FileKind, Ino, LowerPath, Timestamp};
+use crate::types::{FILE_MAX_BYTES, FileKind, Ino, LowerPath};
 
 /// Lower files kept open: a descriptor each.
 const OPEN_FILES_MAX: NonZeroUsize = NonZeroUsize::new(256).unwrap();
@@ -88,34 +88,36 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
         data: &[u8],
         kill_suid_sgid: bool,
     ) -> Result<(), FsError> {
-        if data.is_empty() {
-            return require_regular(self.getattr(ino)?.kind);
-        }
-        let now = self.config.clock.now();
-        self.modify(ino, |txn, row| {
-            self.write_range(txn, ino, row, offset, data)?;
-            row.mtime = now;
-            row.ctime = now;
-            if kill_suid_sgid {
-                row.perm = super::setattr::without_suid_sgid(row.perm);
-            }
-            Ok(())
-        })
+        self.write_with(ino, offset, data, kill_suid_sgid, Times::Now)
     }
 
-    /// Writes what a write-back cache has held until now. As [`Self::write`],
-    /// but times stay as they are: who keeps such a cache keeps the times too,
-    /// and sends them in a [`Self::setattr`]. A time of ours would replace the
-    /// one that programs have been shown.
+    /// Writes what a write-back cache has held until now: as [`Self::write`], with
+    /// [`Times::Kept`].
     ///
     /// # Errors
     /// As [`Self::write`].
     pub fn write_cached(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<(), FsError> {
+        self.write_with(ino, offset, data, false, Times::Kept)
+    }
+
+    fn write_with(
+        &self,
+        ino: Ino,
+        offset: u64,
+        data: &[u8],
+        kill_suid_sgid: bool,
+        times: Times,
+    ) -> Result<(), FsError> {
         if data.is_empty() {
             return require_regular(self.getattr(ino)?.kind);
         }
         self.modify(ino, |txn, row| {
-            self.write_range(txn, ino, row, offset, data)
+            self.write_range(txn, ino, row, offset, data)?;
+            self.stamp(row, times);
+            if kill_suid_sgid {
+                row.perm = super::setattr::without_suid_sgid(row.perm);
+            }
+            Ok(())
         })
     }
 
@@ -130,32 +132,7 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
         mode: Fallocate,
         offset: u64,
         len: u64,
-    ) -> Result<(), FsError> {
-        let now = self.config.clock.now();
-        self.fallocate_at(ino, mode, offset, len, Some(now))
-    }
-
-    /// As [`Self::fallocate`], but times stay, as in [`Self::write_cached`].
-    ///
-    /// # Errors
-    /// As [`Self::fallocate`].
-    pub fn fallocate_cached(
-        &self,
-        ino: Ino,
-        mode: Fallocate,
-        offset: u64,
-        len: u64,
-    ) -> Result<(), FsError> {
-        self.fallocate_at(ino, mode, offset, len, None)
-    }
-
-    fn fallocate_at(
-        &self,
-        ino: Ino,
-        mode: Fallocate,
-        offset: u64,
-        len: u64,
-        now: Option<Timestamp>,
+        times: Times,
     ) -> Result<(), FsError> {
         if len == 0 {
             return Err(FsError::InvalidArgument);
@@ -179,10 +156,7 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
             if mode != Fallocate::Allocate {
                 self.zero_range(txn, ino, row, offset, end)?;
             }
-            if let Some(now) = now {
-                row.mtime = now;
-                row.ctime = now;
-            }
+            self.stamp(row, times);
             Ok(())
         })
     }
@@ -221,38 +195,7 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
         to: Ino,
         to_offset: u64,
         len: u64,
-    ) -> Result<u64, FsError> {
-        self.copy_range_by(from, from_offset, to, to_offset, len, |offset, data| {
-            self.write(to, offset, data, false)
-        })
-    }
-
-    /// As [`Self::copy_file_range`], but times stay, as in
-    /// [`Self::write_cached`].
-    ///
-    /// # Errors
-    /// As [`Self::copy_file_range`].
-    pub fn copy_file_range_cached(
-        &self,
-        from: Ino,
-        from_offset: u64,
-        to: Ino,
-        to_offset: u64,
-        len: u64,
-    ) -> Result<u64, FsError> {
-        self.copy_range_by(from, from_offset, to, to_offset, len, |offset, data| {
-            self.write_cached(to, offset, data)
-        })
-    }
-
-    fn copy_range_by(
-        &self,
-        from: Ino,
-        from_offset: u64,
-        to: Ino,
-        to_offset: u64,
-        len: u64,
-        write: impl Fn(u64, &[u8]) -> Result<(), FsError>,
+        times: Times,
     ) -> Result<u64, FsError> {
         // What the source has now: it may grow by the copying itself.
         let source = self.getattr(from)?;
@@ -269,13 +212,21 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
             if data.is_empty() {
                 break;
             }
-            match write(to_offset.saturating_add(copied), &data) {
+            let at = to_offset.saturating_add(copied);
+            match self.write_with(to, at, &data, false, times) {
                 Ok(()) => copied += data.len() as u64,
                 Err(_) if copied > 0 => break,
                 Err(error) => return Err(error),
             }
         }
         Ok(copied)
+    }
+
+    fn stamp(&self, row: &mut InodeRow, times: Times) {
+        if times == Times::Now {
+            row.mtime = self.config.clock.now();
+            row.ctime = row.mtime;
+        }
     }
 
     /// Copies a regular file up, lets `change` work on it, and writes its row.

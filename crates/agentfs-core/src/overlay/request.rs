@@ -73,6 +73,17 @@ pub enum Fallocate {
     },
 }
 
+/// Whose the modification and change times are that a change of content sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Times {
+    /// The overlay's: both become now.
+    Now,
+    /// The caller's, who keeps a write-back cache: both stay, and it sends them in
+    /// a `setattr`. A time of ours would replace the one that programs have been
+    /// shown.
+    Kept,
+}
+
 /// Where `lseek` goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SeekWhence {

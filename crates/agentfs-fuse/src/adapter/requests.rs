@@ -550,18 +550,14 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
     ) {
         self.serve(request, Operation::Fallocate, || {
             match fallocate_mode(mode) {
-                // With a write-back cache the times are the kernel's: see `write`.
-                Ok(mode) if self.writeback => {
+                Ok(mode) => {
+                    let (number, times) = (ino(number), self.times());
                     let overlay = &self.overlay;
                     empty(
-                        overlay.fallocate_cached(ino(number), mode, offset, length),
+                        overlay.fallocate(number, mode, offset, length, times),
                         reply,
                     );
                 }
-                Ok(mode) => empty(
-                    self.overlay.fallocate(ino(number), mode, offset, length),
-                    reply,
-                ),
                 Err(refused) => reply.error(refused),
             }
         });
@@ -620,12 +616,8 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
             let len = len.min(u64::from(REQUEST_MAX_BYTES) * 64);
             let (from, to) = (ino(from), ino(to));
             let overlay = &self.overlay;
-            let copied = if self.writeback {
-                overlay.copy_file_range_cached(from, from_offset, to, to_offset, len)
-            } else {
-                overlay.copy_file_range(from, from_offset, to, to_offset, len)
-            };
-            match copied {
+            let times = self.times();
+            match overlay.copy_file_range(from, from_offset, to, to_offset, len, times) {
                 Ok(copied) => reply.written(u32::try_from(copied).unwrap_or(u32::MAX)),
                 Err(error) => reply.error(errno(&error)),
             }

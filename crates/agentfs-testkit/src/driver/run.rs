@@ -1,6 +1,7 @@
 //! One operation on the overlay, and what its result has to be.
 
 use agentfs_core::error::FsError;
+use agentfs_core::overlay::Times;
 use agentfs_core::types::{Attr, Ino};
 
 use super::refs::Handle;
@@ -99,14 +100,16 @@ impl<W: World> Driver<W> {
                 .map(unit),
             Action::Fallocate {
                 mode, offset, len, ..
-            } => overlay.fallocate(inos[0], *mode, *offset, *len).map(unit),
+            } => overlay
+                .fallocate(inos[0], *mode, *offset, *len, Times::Now)
+                .map(unit),
             Action::CopyRange {
                 from_offset,
                 to_offset,
                 len,
                 ..
             } => overlay
-                .copy_file_range(inos[0], *from_offset, inos[1], *to_offset, *len)
+                .copy_file_range(inos[0], *from_offset, inos[1], *to_offset, *len, Times::Now)
                 .map(Got::Count),
             Action::SetXattr {
                 name, value, mode, ..

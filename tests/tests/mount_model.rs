@@ -13,9 +13,9 @@ use std::sync::Arc;
 
 use agentfs_core::overlay::{Fallocate, Overlay, OverlayConfig};
 use agentfs_core::storage::Storage;
-use agentfs_core::types::{Clock, FileKind, Owner, Timestamp};
+use agentfs_core::types::{FileKind, Owner};
 use agentfs_fuse::{FuseConfig, MountOptions, Server, Unchanging};
-use agentfs_hostdir::HostDir;
+use agentfs_hostdir::{HostClock, HostDir};
 use agentfs_sqlite::{Database, OpenOptions, Volume};
 use agentfs_testkit::base::{BaseTree, base_tree};
 use agentfs_testkit::driver::Divergence;
@@ -31,21 +31,11 @@ pub(crate) use sys::must_write as map_write;
 
 const CHUNK_BYTES: u32 = 4096;
 
-struct SystemClock;
-
-impl Clock for SystemClock {
-    fn now(&self) -> Timestamp {
-        let now = std::time::SystemTime::now();
-        let since = now.duration_since(std::time::UNIX_EPOCH).unwrap();
-        Timestamp::new(since.as_secs().cast_signed(), since.subsec_nanos())
-    }
-}
-
 /// Mounts the view of a base on a directory.
 pub(crate) fn mount<S: Storage>(storage: S, base: &Path, at: &Path) -> Server {
     sys::own_mounts();
     let config = OverlayConfig {
-        clock: Arc::new(SystemClock),
+        clock: Arc::new(HostClock),
         hidden: vec![hidden_name()],
         root_owner: Owner::default(),
     };

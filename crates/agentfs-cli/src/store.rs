@@ -6,12 +6,11 @@
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use agentfs_core::lower::MemoryLower;
-use agentfs_core::types::Clock;
-use agentfs_core::{LowerLayer, Name, Overlay, OverlayConfig, Owner, StorageError, Timestamp};
-use agentfs_hostdir::HostDir;
+use agentfs_core::{LowerLayer, Name, Overlay, OverlayConfig, Owner, StorageError};
+use agentfs_hostdir::{HostClock, HostDir};
 use agentfs_sqlite::{Database, OpenError, OpenOptions, SqliteStorage, Volume};
 use anyhow::{Context as _, Result};
 
@@ -157,19 +156,4 @@ pub(crate) fn view(store: &Store, lower: Lower) -> Result<Overlay<SqliteStorage,
         lower,
         config(),
     )?)
-}
-
-/// The host's clock.
-pub(crate) struct HostClock;
-
-impl Clock for HostClock {
-    fn now(&self) -> Timestamp {
-        let now = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        Timestamp::new(
-            i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
-            now.subsec_nanos(),
-        )
-    }
 }

@@ -6,27 +6,11 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use agentfs_core::storage::MemoryStorage;
-use agentfs_core::types::Clock;
-use agentfs_core::{Overlay, OverlayConfig, Owner, Timestamp};
+use agentfs_core::{Overlay, OverlayConfig, Owner};
 use agentfs_fuse::{FuseConfig, MountOptions, Unchanging};
-use agentfs_hostdir::HostDir;
-
-struct HostClock;
-
-impl Clock for HostClock {
-    fn now(&self) -> Timestamp {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        Timestamp::new(
-            i64::try_from(now.as_secs()).unwrap_or(0),
-            now.subsec_nanos(),
-        )
-    }
-}
+use agentfs_hostdir::{HostClock, HostDir};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut paths = Vec::new();

@@ -20,6 +20,7 @@
 
 #![forbid(unsafe_code)]
 
+mod clock;
 mod convert;
 mod dir;
 mod file;
@@ -27,5 +28,6 @@ mod walk;
 mod watch;
 mod xattr;
 
+pub use clock::HostClock;
 pub use dir::HostDir;
 pub use watch::{BaseChange, BaseWatcher, EntryChange, WatchState};

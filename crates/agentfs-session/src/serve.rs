@@ -8,12 +8,11 @@ use std::fs::TryLockError;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use agentfs_core::types::Clock;
-use agentfs_core::{Ino, LowerPath, Name, Overlay, OverlayConfig, Owner, StorageError, Timestamp};
+use agentfs_core::{Ino, LowerPath, Name, Overlay, OverlayConfig, Owner, StorageError};
 use agentfs_fuse::{DirInterest, FuseConfig, KnownIds, Notifier, Pairing, Server};
-use agentfs_hostdir::{BaseChange, BaseWatcher, EntryChange, HostDir, WatchState};
+use agentfs_hostdir::{BaseChange, BaseWatcher, EntryChange, HostClock, HostDir, WatchState};
 
 use agentfs_sqlite::{Database, OpenOptions, SqliteStorage};
 use parking_lot::Mutex;
@@ -81,21 +80,6 @@ fn known_ids() -> Option<KnownIds> {
             .map(rustix::process::Gid::as_raw)
             .collect(),
     })
-}
-
-struct HostClock;
-
-impl Clock for HostClock {
-    fn now(&self) -> Timestamp {
-        match SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
-            Ok(since) => Timestamp::new(
-                i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-                since.subsec_nanos(),
-            ),
-            // A clock before 1970 is no clock.
-            Err(_) => Timestamp::new(0, 0),
-        }
-    }
 }
 
 /// Watches what the kernel has looked into.

@@ -6,6 +6,7 @@ use std::io::{Read as _, Write as _};
 use agentfs_core::kv::{Kv, VALUE_MAX_BYTES};
 use agentfs_core::storage::KvRow;
 use agentfs_core::types::Clock as _;
+use agentfs_hostdir::HostClock;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -13,7 +14,7 @@ use serde_json::value::RawValue;
 use crate::args::{KvArgs, KvCommand};
 use crate::locate;
 use crate::output::{JsonArray, Out, json_or_text, quote, say};
-use crate::store::{HostClock, Store};
+use crate::store::Store;
 
 pub(crate) fn kv(args: &KvArgs) -> Result<u8> {
     match &args.command {

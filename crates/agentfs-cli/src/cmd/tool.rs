@@ -5,12 +5,13 @@ use std::io::Write as _;
 use agentfs_core::Timestamp;
 use agentfs_core::audit::{Audit, Outcome, ToolCall};
 use agentfs_core::types::Clock as _;
+use agentfs_hostdir::HostClock;
 use anyhow::{Result, bail};
 
 use crate::args::{RecordArgs, ToolArgs, ToolCommand};
 use crate::locate;
 use crate::output::{Out, quote};
-use crate::store::{HostClock, Store};
+use crate::store::Store;
 
 pub(crate) fn tool(args: &ToolArgs) -> Result<u8> {
     let ToolCommand::Record(args) = &args.command;

@@ -14,16 +14,15 @@ use std::fs;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use agentfs_core::lower::MemoryLower;
 use agentfs_core::storage::MemoryStorage;
-use agentfs_core::types::Clock;
-use agentfs_core::{Ino, LowerLayer, LowerPath, Overlay, OverlayConfig, Owner, Timestamp};
+use agentfs_core::{Ino, LowerLayer, LowerPath, Overlay, OverlayConfig, Owner};
 use agentfs_fuse::{
     DirInterest, EntryChange, FuseConfig, MountOptions, Notifier, Server, Unchanging,
 };
-use agentfs_hostdir::{BaseChange, BaseWatcher, HostDir, WatchState};
+use agentfs_hostdir::{BaseChange, BaseWatcher, HostClock, HostDir, WatchState};
 
 /// Tells that a test cannot run here; with `AGENTFS_REQUIRE_ALL=1` that is a failure.
 fn skip(why: &str) {
@@ -58,15 +57,6 @@ fn without_writeback() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}");
-}
-
-struct HostClock;
-
-impl Clock for HostClock {
-    fn now(&self) -> Timestamp {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        Timestamp::new(i64::try_from(now.as_secs()).unwrap(), now.subsec_nanos())
-    }
 }
 
 fn overlay<L: LowerLayer>(lower: L) -> Arc<Overlay<MemoryStorage, L>> {

@@ -265,7 +265,8 @@ pub trait Storage: Send + Sync + 'static {
         f: impl FnOnce(&mut dyn WriteTxn) -> Result<T, E>,
     ) -> Result<T, E>;
 
-    /// Calls `done` when everything applied so far is on stable storage.
+    /// Calls `done` when everything applied so far is on stable storage: before
+    /// or after it returns. Little may be written by the calling thread.
     fn sync_then(&self, done: SyncDone);
 
     /// Returns when everything applied so far is on stable storage.

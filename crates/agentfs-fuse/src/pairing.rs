@@ -27,7 +27,7 @@ use rustix::thread::{CpuSet, Pid, gettid, sched_getaffinity, sched_setaffinity};
 /// The lowest priority: anything else that wants the processor gets it.
 const COMPANION_NICE: i32 = 19;
 /// This many requests in [`BURST_WITHIN`] begin a burst.
-const BURST_REQUESTS: u64 = 16;
+const BURST_REQUESTS: u64 = 8;
 const BURST_WITHIN: Duration = Duration::from_millis(2);
 /// A burst is over when nothing was asked for so long.
 const QUIET: Duration = Duration::from_micros(500);

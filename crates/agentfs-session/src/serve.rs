@@ -209,14 +209,10 @@ impl View {
     /// nobody else is answered meanwhile.
     pub(crate) fn flush(&self) {
         let (sender, receiver) = std::sync::mpsc::sync_channel(1);
-        let storage = self.database.volume(agentfs_sqlite::Volume::View);
-        agentfs_core::Storage::sync_then(
-            &storage,
-            Box::new(move |result| {
-                // Nobody waits any more when this fails.
-                let _ = sender.send(result);
-            }),
-        );
+        self.database.sync_in_background(Box::new(move |result| {
+            // Nobody waits any more when this fails.
+            let _ = sender.send(result);
+        }));
         match receiver.recv_timeout(FLUSH_PATIENCE) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!("what was done could not be committed: {error}"),

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use agentfs_core::StorageError;
 use agentfs_core::storage::SyncDone;
 use parking_lot::{Condvar, Mutex};
+use rusqlite::Connection;
 
 use crate::apply::{self, Context, Outcome};
 use crate::connection;
@@ -30,6 +31,16 @@ pub(crate) const BATCH_BYTES: usize = 16 << 20;
 pub(crate) const PENDING_MAX_BYTES: usize = 64 << 20;
 /// How long writers and syncs wait for a database that another program holds.
 pub(crate) const BUSY_PATIENCE: Duration = Duration::from_secs(30);
+/// A sync with no more pending than this is committed by the thread that asks,
+/// which spares it two changes of thread.
+const SYNC_HERE_MAX_BYTES: usize = 1 << 20;
+/// After a batch this large the disk begins to write it, so that it is not idle
+/// until the sync.
+const WRITE_EARLY_BYTES: usize = 4 << 20;
+/// Syncs that follow one another within this time find room in the `-wal`.
+const SYNCS_TOGETHER: Duration = Duration::from_millis(50);
+/// While they do, a `-wal` in use this far is folded and begun anew.
+const WAL_RING_BYTES: u64 = 4 << 20;
 /// How soon a failed batch is tried again; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_millis(500);
@@ -44,11 +55,30 @@ const CHECKPOINT_BUSY_WAL_BYTES: u64 = 1 << 30;
 #[derive(Default)]
 pub(crate) struct Mailbox {
     letters: Mutex<Letters>,
+    /// Held by whoever writes a batch, before any other lock.
+    turn: Mutex<LastSync>,
     /// To the committer: there is work.
     work: Condvar,
     /// From the committer: a batch has ended, well or badly.
     pub(crate) batch_ended: Condvar,
     pub(crate) progress: Mutex<Progress>,
+}
+
+/// When the last sync began.
+#[derive(Default)]
+struct LastSync(Option<Instant>);
+
+impl LastSync {
+    /// Notes a sync; whether it follows closely on another.
+    fn follows(&mut self) -> bool {
+        let now = Instant::now();
+        let last = self.0.replace(now);
+        last.is_some_and(|last| now - last < SYNCS_TOGETHER)
+    }
+
+    fn is_recent(&self) -> bool {
+        self.0.is_some_and(|last| last.elapsed() < SYNCS_TOGETHER)
+    }
 }
 
 #[derive(Default)]
@@ -105,6 +135,17 @@ impl Mailbox {
         self.work.notify_one();
     }
 
+    /// Whether a sync may be done at once: nothing is being written, nobody waits
+    /// and no batch has failed.
+    fn is_calm(&self) -> bool {
+        let letters = self.letters.lock();
+        if letters.stop || letters.check_external || !letters.waiters.is_empty() {
+            return false;
+        }
+        let progress = self.progress.lock();
+        progress.failure.is_none() && progress.pending_bytes <= SYNC_HERE_MAX_BYTES
+    }
+
     pub(crate) fn check_external(&self) {
         self.letters.lock().check_external = true;
         self.work.notify_one();
@@ -114,6 +155,26 @@ impl Mailbox {
         self.letters.lock().stop = true;
         self.work.notify_one();
     }
+}
+
+/// Commits and syncs on the calling thread where that is quick, else lets the
+/// committer do it. What cannot be committed now is the committer's, too: it
+/// tries again.
+pub(crate) fn sync(shared: &Shared, done: SyncDone) {
+    if let Some(mut turn) = shared.mailbox.turn.try_lock()
+        && shared.mailbox.is_calm()
+    {
+        let written = commit_pending(shared, turn.follows());
+        if shared.external.load(Ordering::Acquire) {
+            shared.mailbox.check_external();
+        }
+        if written.is_ok() {
+            let synced = shared.gate.sync_wal();
+            drop(turn);
+            return done(synced);
+        }
+    }
+    shared.mailbox.sync(done);
 }
 
 /// One turn of the committer.
@@ -132,15 +193,17 @@ pub(crate) fn run(shared: &Shared) {
     let mut fold_at = None;
     loop {
         let mut turn = next_turn(&shared.mailbox, fold_at);
+        let mut writing = shared.mailbox.turn.lock();
         if turn.idle {
-            fold_wal(shared);
+            fold_wal(shared, connection::checkpoint);
             fold_at = None;
             continue;
         }
         if turn.check_external {
             shared.look_for_external_change();
         }
-        let mut result = commit_pending(shared);
+        let keep_room = !turn.waiters.is_empty() && writing.follows();
+        let mut result = commit_pending(shared, keep_room);
         let (now, later): (Vec<_>, Vec<_>) = std::mem::take(&mut turn.waiters)
             .into_iter()
             // A database held by another program is worth waiting for.
@@ -164,11 +227,16 @@ pub(crate) fn run(shared: &Shared) {
             (waiter.done)(result.clone());
         }
         let mut wal_bytes = shared.gate.wal_bytes();
-        if wal_bytes > CHECKPOINT_BUSY_WAL_BYTES {
-            fold_wal(shared);
+        if writing.is_recent() && wal::used_bytes(&shared.gate) > WAL_RING_BYTES {
+            fold_wal(shared, |conn| {
+                connection::checkpoint_passive(conn).map(|_| ())
+            });
+        } else if wal_bytes > CHECKPOINT_BUSY_WAL_BYTES {
+            fold_wal(shared, connection::checkpoint);
             wal_bytes = shared.gate.wal_bytes();
         }
         fold_at = (wal_bytes > CHECKPOINT_WAL_BYTES).then(|| Instant::now() + CHECKPOINT_IDLE);
+        drop(writing);
         shared.tell_of_external_change();
         if turn.stop {
             shared.mailbox.progress.lock().stopped = true;
@@ -214,8 +282,8 @@ fn next_turn(mailbox: &Mailbox, idle_at: Option<Instant>) -> Turn {
     }
 }
 
-/// Writes all that is pending as one batch.
-fn commit_pending(shared: &Shared) -> Result<(), StorageError> {
+/// Writes all that is pending as one batch; with room in the `-wal` for the next.
+fn commit_pending(shared: &Shared, keep_room: bool) -> Result<(), StorageError> {
     let batch = {
         let mut state = shared.state.write();
         if state.pending.is_empty() {
@@ -226,7 +294,7 @@ fn commit_pending(shared: &Shared) -> Result<(), StorageError> {
         state.committing = Some(Arc::clone(&batch));
         batch
     };
-    let outcome = write_batch(shared, &batch);
+    let outcome = write_batch(shared, &batch, keep_room);
     match outcome {
         Ok(outcome) => {
             let home = !batch.home.is_empty();
@@ -246,6 +314,9 @@ fn commit_pending(shared: &Shared) -> Result<(), StorageError> {
             let left = state.pending.cost_bytes();
             drop(state);
             shared.set_progress(left, None);
+            if batch.cost_bytes() >= WRITE_EARLY_BYTES {
+                shared.gate.start_writing_wal();
+            }
             Ok(())
         }
         Err(error) => {
@@ -270,7 +341,7 @@ struct Written {
     reconciled: bool,
 }
 
-fn write_batch(shared: &Shared, batch: &Delta) -> Result<Written, StorageError> {
+fn write_batch(shared: &Shared, batch: &Delta, keep_room: bool) -> Result<Written, StorageError> {
     let lease = shared.lease(Purpose::Write)?;
     if lease.is_fresh() {
         shared.data_version.store(0, Ordering::Relaxed);
@@ -288,7 +359,11 @@ fn write_batch(shared: &Shared, batch: &Delta) -> Result<Written, StorageError> 
                 reconcile: external,
                 reserve: shared.wants_inodes(),
             };
-            Ok((external, apply::apply(conn, batch, &context)?))
+            let outcome = apply::apply(conn, batch, &context)?;
+            if keep_room {
+                wal::keep_room(&shared.gate);
+            }
+            Ok((external, outcome))
         })
     });
     match result {
@@ -305,10 +380,10 @@ fn write_batch(shared: &Shared, batch: &Delta) -> Result<Written, StorageError> 
 
 /// Folds a large `-wal` into the database. A failure is no failure of the data:
 /// the next batch tries again.
-fn fold_wal(shared: &Shared) {
+fn fold_wal(shared: &Shared, checkpoint: impl Fn(&Connection) -> Result<(), StorageError>) {
     let outcome = shared
         .lease(Purpose::Write)
-        .and_then(|lease| lease.query(connection::checkpoint));
+        .and_then(|lease| lease.query(checkpoint));
     if let Err(error) = outcome {
         tracing::debug!(%error, "the -wal was not folded into the database");
     }

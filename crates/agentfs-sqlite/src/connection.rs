@@ -126,26 +126,34 @@ fn configure(conn: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Moves what the `-wal` holds to the database file, as far as readers allow,
-/// and shortens the `-wal` to nothing when all was moved.
+/// Moves what the `-wal` holds to the database file, as far as readers allow.
+/// When all was moved, which is told, the next transaction begins the `-wal`
+/// anew, in the room it has.
+pub(crate) fn checkpoint_passive(conn: &Connection) -> Result<bool, StorageError> {
+    run_checkpoint(conn, "PASSIVE").map_err(|e| storage_error(&e))
+}
+
+/// As [`checkpoint_passive`]; shortens the `-wal` to nothing when all was moved.
 pub(crate) fn checkpoint(conn: &Connection) -> Result<(), StorageError> {
-    let all_moved = |mode: &str| {
-        conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
-            let (busy, log, moved): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-            Ok(busy == 0 && log == moved)
-        })
-    };
+    if !checkpoint_passive(conn)? {
+        return Ok(());
+    }
     (|| {
-        if all_moved("PASSIVE")? {
-            // Truncating waits for readers to leave the -wal: not here.
-            conn.busy_timeout(Duration::ZERO)?;
-            let outcome = all_moved("TRUNCATE");
-            conn.busy_timeout(BUSY_PATIENCE)?;
-            outcome?;
-        }
-        Ok(())
+        // Truncating waits for readers to leave the -wal: not here.
+        conn.busy_timeout(Duration::ZERO)?;
+        let outcome = run_checkpoint(conn, "TRUNCATE");
+        conn.busy_timeout(BUSY_PATIENCE)?;
+        outcome.map(|_| ())
     })()
     .map_err(|e: rusqlite::Error| storage_error(&e))
+}
+
+/// Whether all was moved.
+fn run_checkpoint(conn: &Connection, mode: &str) -> rusqlite::Result<bool> {
+    conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
+        let (busy, log, moved): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        Ok(busy == 0 && log == moved)
+    })
 }
 
 /// As [`checkpoint`], at the end: waits for readers.

@@ -175,6 +175,12 @@ impl Database {
         self.volume(Volume::View).sync()
     }
 
+    /// As [`Self::sync`], but calls `done` when all is on stable storage, on
+    /// another thread, and does not wait.
+    pub fn sync_in_background(&self, done: SyncDone) {
+        self.shared().mailbox.sync(done);
+    }
+
     /// The directory that the session covers, as last recorded.
     ///
     /// # Errors
@@ -343,7 +349,7 @@ impl Storage for SqliteStorage {
     }
 
     fn sync_then(&self, done: SyncDone) {
-        self.handle.shared.mailbox.sync(done);
+        committer::sync(&self.handle.shared, done);
     }
 
     fn chunk_size_bytes(&self) -> u32 {

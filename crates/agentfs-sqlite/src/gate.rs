@@ -385,6 +385,18 @@ impl Gate {
         inner.mode = Mode::Rest;
     }
 
+    /// Runs `f` on the `-wal` and the `-shm`; none when they are not open.
+    pub(crate) fn with_wal<T>(&self, f: impl FnOnce(&File, &File) -> T) -> Option<T> {
+        let inner = self.inner.lock();
+        let files = &inner.open.as_ref()?.files;
+        Some(f(&files.wal, &files.shm))
+    }
+
+    /// Has the disk begin to write what is in the `-wal`, without waiting.
+    pub(crate) fn start_writing_wal(&self) {
+        self.with_wal(|wal, _| sys::start_writing(wal));
+    }
+
     /// Puts the `-wal` on stable storage. No lease is needed: whoever moved its
     /// content to the database file meanwhile has synced that.
     pub(crate) fn sync_wal(&self) -> Result<(), StorageError> {
@@ -400,10 +412,8 @@ impl Gate {
 
     /// Size of the `-wal` in bytes.
     pub(crate) fn wal_bytes(&self) -> u64 {
-        let inner = self.inner.lock();
-        let open = inner.open.as_ref();
-        open.and_then(|open| open.files.wal.metadata().ok())
-            .map_or(0, |m| m.len())
+        self.with_wal(|wal, _| wal.metadata().map_or(0, |m| m.len()))
+            .unwrap_or(0)
     }
 
     /// Whether the files changed since the last lease ended, as far as can be

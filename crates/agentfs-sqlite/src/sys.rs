@@ -1,5 +1,5 @@
 //! The byte-range locks that SQLite's Unix VFS uses, taken and given back by
-//! hand: the only unsafe file of the crate.
+//! hand, and starting to write a file: the only unsafe file of the crate.
 //!
 //! POSIX record locks belong to the process, not to a descriptor, so a lock
 //! that SQLite took can be given back here and taken again later. Why that is
@@ -79,6 +79,14 @@ pub(crate) fn holder(file: &File, range: LockRange) -> Option<i32> {
     // into `record`, which outlives the call.
     let outcome = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLK, &raw mut record) };
     (outcome == 0 && i32::from(record.l_type) != libc::F_UNLCK).then_some(record.l_pid)
+}
+
+/// Has the kernel begin to write the pages of a file that are dirty
+/// (`sync_file_range(2)`): a hint, which may fail.
+pub(crate) fn start_writing(file: &File) {
+    // SAFETY: the descriptor is open for the borrow of `file`; the call takes
+    // numbers only. 0 bytes: to the end.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
 /// Whether another process has locked the whole file, as Turso does, rather

@@ -11,12 +11,28 @@
 //! A `-wal` begun by another program carries no such mark and is believed, as
 //! SQLite does.
 
+mod room;
+
 use agentfs_core::StorageError;
 use rusqlite::Connection;
 
 use crate::error::storage_error;
 use crate::gate::Gate;
 use crate::sql;
+
+/// Keeps room for the next syncs, see [`room`]. A transaction must be open.
+pub(crate) fn keep_room(gate: &Gate) {
+    if let Some(Err(error)) = gate.with_wal(room::keep) {
+        // The commit finds out by itself whether there is space.
+        tracing::debug!(%error, "no room was made in the -wal");
+    }
+}
+
+/// Bytes of the `-wal` that are in use; what lies behind is room.
+pub(crate) fn used_bytes(gate: &Gate) -> u64 {
+    let used = gate.with_wal(|_, shm| room::used_bytes(shm).ok().flatten());
+    used.flatten().unwrap_or(0)
+}
 
 /// The mark in a state of the database. Empty strings where there is none.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,0 +1,121 @@
+//! Room at the end of a `-wal`, so that a sync need not grow the file.
+//!
+//! A sync of a file that has grown waits for the journal of the file system, one
+//! of a file whose blocks were there only for the disk: measured on ext4, 33 KiB,
+//! 240 against 100 us. So, while syncs follow one another, zeros are written
+//! beyond the end before they are needed, and the file is begun anew early. They mean nothing to SQLite, which
+//! itself leaves old frames there when it starts a `-wal` anew: a frame counts
+//! only with the salt and the checksum that follow from those before it.
+//!
+//! Must only be called by who may write to the `-wal`, and never write before
+//! the end of the file.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// Zeros are written when less room than this is left.
+const LOW_BYTES: u64 = 256 << 10;
+/// How many are written then.
+const STEP_BYTES: usize = 1 << 20;
+/// SQLite's "WAL-mode File Format": the header of the `-wal`, and of a frame.
+const HEADER_BYTES: u64 = 32;
+const FRAME_HEADER_BYTES: u64 = 24;
+/// The version that the header of a `-shm` begins with, and where in it the page
+/// size and the number of frames lie.
+const INDEX_VERSION: u32 = 3_007_000;
+const INDEX_PAGE_SIZE_AT: usize = 14;
+const INDEX_FRAMES_AT: usize = 16;
+const INDEX_HEADER_BYTES: usize = 48;
+
+/// Writes zeros beyond the end of `wal` when little room is left behind its last
+/// frame.
+///
+/// # Errors
+/// The host's; there may then be fewer zeros.
+pub(super) fn keep(wal: &File, shm: &File) -> io::Result<()> {
+    let size = wal.metadata()?.len();
+    match used_bytes(shm)? {
+        Some(end) if end <= size && size - end < LOW_BYTES => {
+            wal.write_all_at(&vec![0; STEP_BYTES], size)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Where the last frame of a `-wal` ends; none where there is no frame or no
+/// `-shm` that tells.
+///
+/// # Errors
+/// The host's.
+pub(super) fn used_bytes(shm: &File) -> io::Result<Option<u64>> {
+    let mut header = [0; INDEX_HEADER_BYTES];
+    shm.read_exact_at(&mut header, 0)?;
+    Ok(frames_end(&header))
+}
+
+/// As the header of the `-shm` says, which is in the machine's byte order.
+fn frames_end(header: &[u8; INDEX_HEADER_BYTES]) -> Option<u64> {
+    let word = |at: usize| -> Option<u32> {
+        let bytes = header.get(at..at + 4)?.try_into().ok()?;
+        Some(u32::from_ne_bytes(bytes))
+    };
+    let page_size = header.get(INDEX_PAGE_SIZE_AT..INDEX_FRAMES_AT)?;
+    let page_size = match u16::from_ne_bytes(page_size.try_into().ok()?) {
+        // 64 KiB do not fit.
+        1 => 65_536,
+        size => u64::from(size),
+    };
+    let frames = word(INDEX_FRAMES_AT)?;
+    (word(0)? == INDEX_VERSION && frames > 0)
+        .then(|| HEADER_BYTES + u64::from(frames) * (FRAME_HEADER_BYTES + page_size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_made_behind_the_last_frame_and_sqlite_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let conn = rusqlite::Connection::open(&path).unwrap();
+        conn.execute_batch(
+            "PRAGMA page_size=16384; PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0;
+             CREATE TABLE t (x)",
+        )
+        .unwrap();
+        let open = |suffix: &str| {
+            let path = dir.path().join(format!("db{suffix}"));
+            File::options().read(true).write(true).open(path).unwrap()
+        };
+        let (wal, shm) = (open("-wal"), open("-shm"));
+        let before = wal.metadata().unwrap().len();
+        keep(&wal, &shm).unwrap();
+        assert_eq!(wal.metadata().unwrap().len(), before + (1 << 20));
+        // Enough is left.
+        keep(&wal, &shm).unwrap();
+        assert_eq!(wal.metadata().unwrap().len(), before + (1 << 20));
+
+        for n in 0..100 {
+            conn.execute("INSERT INTO t VALUES (?1)", [n]).unwrap();
+            keep(&wal, &shm).unwrap();
+        }
+        // A copy, as after a crash: all of it is found in the -wal again.
+        let copy = dir.path().join("copy");
+        std::fs::copy(&path, &copy).unwrap();
+        std::fs::copy(dir.path().join("db-wal"), dir.path().join("copy-wal")).unwrap();
+        let copy = rusqlite::Connection::open(&copy).unwrap();
+        let count = |conn: &rusqlite::Connection| -> i64 {
+            conn.query_row("SELECT count(*) FROM t", [], |row| row.get(0))
+                .unwrap()
+        };
+        assert_eq!((count(&conn), count(&copy)), (100, 100));
+    }
+
+    #[test]
+    fn a_header_that_is_none_says_nothing() {
+        assert_eq!(frames_end(&[0; INDEX_HEADER_BYTES]), None);
+        assert_eq!(frames_end(&[0xff; INDEX_HEADER_BYTES]), None);
+    }
+}

@@ -56,6 +56,7 @@ mod interest;
 mod mount;
 mod notify;
 mod pairing;
+mod read_ahead;
 
 pub use counters::{Counters, Operation};
 pub use ids::KnownIds;

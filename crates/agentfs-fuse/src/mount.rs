@@ -18,6 +18,7 @@ use crate::ids::KnownIds;
 use crate::interest::{DirInterest, Directories};
 use crate::notify::{self, Abilities, Device, Notifier};
 use crate::pairing::Pairing;
+use crate::read_ahead;
 
 /// How an overlay is served.
 #[derive(Clone)]
@@ -228,6 +229,7 @@ fn start<S: Storage, L: LowerLayer>(
             .is_ok();
 
     let mut session = open(fs, &options)?;
+    read_ahead::extend(&session);
     let unmounter = session.unmount_callable();
     let device = session
         .as_fd()

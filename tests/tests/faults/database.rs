@@ -25,6 +25,13 @@ await end";
         fs::rename(world.database("other"), world.database("s")).unwrap();
         let new = fs::read(world.database("s")).unwrap();
         told.go_on("replaced", "told");
+        let out = told.out();
+        assert!(out.contains("Input/output error"), "it is not saved: {out}");
+        let said = told.log();
+        assert!(
+            said.contains("removed or replaced"),
+            "the log says why: {said}"
+        );
         let log = told.log.clone();
         fs::write(world.dir.join("stages/end"), "").unwrap();
         let done = told.running.wait();

@@ -12,7 +12,7 @@ use super::{change, check, create, demo};
 fn with_a_file() -> World {
     let world = demo();
     change(&world, "demo", |view| {
-        create(view, b"made", b"in the session")
+        create(view, b"made", b"in the session");
     });
     world
 }

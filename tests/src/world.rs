@@ -132,6 +132,12 @@ impl World {
         run.user(self.account.uid, self.account.gid)
     }
 
+    /// Where `agentfs` lies, for a program that starts it.
+    #[must_use]
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// `agentfs` with these arguments, in the project.
     pub fn agentfs<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Run {
         self.run(&self.binary).args(args)

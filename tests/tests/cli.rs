@@ -1,6 +1,7 @@
 //! The command line on real databases: what each command prints, refuses and
 //! exits with. Live sessions are the subject of other modules.
 
+mod export;
 mod records;
 mod view;
 

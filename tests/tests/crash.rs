@@ -4,15 +4,19 @@
 //!
 //! The child is this test binary again, asked for [`child_that_is_killed`].
 
+use std::borrow::Borrow;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use agentfs_core::Storage;
+use agentfs_core::check::{Severity, check};
 use agentfs_core::lower::MemoryLower;
-use agentfs_sqlite::{SqliteStorage, Volume};
+use agentfs_sqlite::{Database, OpenOptions, SqliteStorage, Volume};
 use agentfs_testkit::base::{BaseTree, base_tree};
 use agentfs_testkit::driver::{Driver, Options, RefPolicy, World};
+use agentfs_testkit::model::Model;
 use agentfs_testkit::op::{Op, Weights, op};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -22,18 +26,18 @@ use crate::model::{MemoryWorld, open_database};
 const ROUNDS: u64 = 20;
 /// More than a child gets through before it is killed.
 const OPERATIONS: usize = 6000;
-const CHUNK_BYTES: u64 = 512;
+const CHUNK_SIZE_BYTES: u32 = 512;
 const CHILD: &str = "crash::child_that_is_killed";
 const DATABASE: &str = "AGENTFS_CRASH_DATABASE";
 const SEED: &str = "AGENTFS_CRASH_SEED";
 
 /// The same base and operations for the same seed, in any process.
-fn scenario(seed: u64) -> (BaseTree, Vec<Op>) {
+pub(crate) fn scenario(seed: u64, operations: usize, reopen: bool) -> (BaseTree, Vec<Op>) {
     let mut bytes = [7; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
-    let base = base_tree(CHUNK_BYTES)
+    let base = base_tree(CHUNK_SIZE_BYTES.into())
         .new_tree(&mut runner)
         .unwrap()
         .current();
@@ -43,15 +47,19 @@ fn scenario(seed: u64) -> (BaseTree, Vec<Op>) {
         ..Weights::default()
     };
     let strategy = op(weights);
-    let ops = (0..OPERATIONS)
+    let ops = (0..operations)
         .map(|_| strategy.new_tree(&mut runner).unwrap().current())
-        // Nothing may wait for the disk but what says so.
-        .filter(|op| !matches!(op, Op::Reopen))
+        .filter(|op| reopen || !matches!(op, Op::Reopen))
         .collect();
     (base, ops)
 }
 
-fn options() -> Options {
+/// Nothing may wait for the disk but what says so.
+fn killed_scenario(seed: u64) -> (BaseTree, Vec<Op>) {
+    scenario(seed, OPERATIONS, false)
+}
+
+pub(crate) fn options() -> Options {
     Options {
         refs: RefPolicy::Eager,
         verify_every: u32::MAX,
@@ -83,7 +91,7 @@ fn child_that_is_killed() {
     let (Ok(path), Ok(seed)) = (std::env::var(DATABASE), std::env::var(SEED)) else {
         return;
     };
-    let (base, ops) = scenario(seed.parse().unwrap());
+    let (base, ops) = killed_scenario(seed.parse().unwrap());
     let database = open_database(Path::new(&path));
     let world = Killed {
         storage: database.volume(Volume::View),
@@ -161,43 +169,69 @@ fn a_killed_process_leaves_a_prefix() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("session.db");
         let told = run_and_kill(&path, seed, Duration::from_millis(5 + seed * 37 % 230));
-        let kept = kept_operations(&path, seed, told.synced).unwrap_or_else(|| {
-            panic!(
-                "round {seed}: the view is no state from operation {} (synced) on; \
-                 the child had done {}",
-                told.synced, told.done
-            )
-        });
+        let (base, ops) = killed_scenario(seed);
+        let kept = kept_operations(&path, &base, states(&base, &ops), told.synced)
+            .unwrap_or_else(|why| panic!("round {seed}, {told:?}: {why}"));
         // Shown with --nocapture: whether the kills come at useful moments.
         let line = format!("round {seed}: {told:?}, kept {kept}");
         writeln!(std::io::stderr(), "{line}").unwrap();
     }
 }
 
-/// After how many operations, at least `synced`, the view was what the database
-/// holds now.
-fn kept_operations(path: &Path, seed: u64, synced: usize) -> Option<usize> {
-    let (base, ops) = scenario(seed);
-    let lower = base.in_memory();
-    let database = open_database(path);
-    assert_eq!(database.integrity_check(), Ok(Vec::new()), "round {seed}");
+/// What the view is after none of the operations, one, two and so on: by the overlay
+/// in memory, which the model tests prove to do the same.
+pub(crate) fn states(base: &BaseTree, ops: &[Op]) -> impl Iterator<Item = Model> {
+    let world = MemoryWorld::new(base, CHUNK_SIZE_BYTES);
+    let mut driver = Driver::new(world, options()).unwrap();
+    let first = driver.model.clone();
+    std::iter::once(first).chain(ops.iter().map(move |op| {
+        driver.step(op).unwrap();
+        driver.model.clone()
+    }))
+}
 
-    // What the model tests prove to do the same.
-    let replay = MemoryWorld::new(&base, 512);
-    let mut replay = Driver::new(replay, options()).unwrap();
-    let world = Killed {
-        storage: database.volume(Volume::View),
-        lower,
-    };
-    let mut left = Driver::attach(world, options(), replay.model.clone()).unwrap();
-    if synced == 0 && left.looks_like(&replay.model).is_ok() {
-        return Some(0);
+/// After how many operations, at least `synced`, the view was what the database
+/// holds now, or what is wrong with it.
+pub(crate) fn kept_operations(
+    path: &Path,
+    base: &BaseTree,
+    states: impl Iterator<Item = impl Borrow<Model>>,
+    synced: usize,
+) -> Result<usize, String> {
+    let lower = base.in_memory();
+    let options_of_database = OpenOptions::new()
+        .create(true)
+        .chunk_size_bytes(CHUNK_SIZE_BYTES);
+    let database = Database::open(path, &options_of_database).map_err(|e| e.to_string())?;
+    match database.integrity_check() {
+        Ok(problems) if problems.is_empty() => {}
+        other => return Err(format!("{other:?}")),
     }
-    for (done, op) in (1..).zip(&ops) {
-        replay.step(op).unwrap();
-        if done >= synced && left.looks_like(&replay.model).is_ok() {
-            return Some(done);
+    let storage = database.volume(Volume::View);
+    let world = Killed {
+        storage: storage.clone(),
+        lower: lower.clone(),
+    };
+    let base_alone = Model::from_lower(&lower, &[]);
+    let attached = Driver::attach(world, options(), base_alone);
+    let mut left = attached.map_err(|e| e.to_string())?;
+    let violations = storage
+        .read(|txn| check(txn, &lower, CHUNK_SIZE_BYTES))
+        .map_err(|e| e.to_string())?;
+    let mut errors = violations
+        .iter()
+        .filter(|v| v.severity() == Severity::Error);
+    if let Some(error) = errors.next() {
+        return Err(error.to_string());
+    }
+    let mut last = Ok(());
+    for (done, state) in states.enumerate().skip(synced) {
+        last = left.looks_like(state.borrow());
+        if last.is_ok() {
+            return Ok(done);
         }
     }
-    None
+    Err(format!(
+        "the view is no state from operation {synced} (synced) on; of the last: {last:?}"
+    ))
 }

@@ -7,9 +7,11 @@
 
 mod cli;
 mod crash;
+mod faults;
 mod interop;
 mod model;
 mod mount_model;
+mod power;
 mod programs;
 mod semantics;
 mod session;

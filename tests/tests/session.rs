@@ -20,7 +20,7 @@ use agentfs_tests::world::World;
 const PATIENCE: Duration = Duration::from_secs(45);
 
 /// Runs a test in a world of root's and in one of an ordinary user's.
-fn as_everyone(test: impl Fn(&World)) {
+pub(crate) fn as_everyone(test: impl Fn(&World)) {
     let mut ran = 0;
     for who in [Who::Root, Who::Ordinary] {
         match World::new(who) {
@@ -35,7 +35,7 @@ fn as_everyone(test: impl Fn(&World)) {
 }
 
 /// Waits until something is so.
-fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let started = Instant::now();
     while !is_so() {
         assert!(
@@ -47,7 +47,7 @@ fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// The live session on a database of this world, as the session layer tells it.
-fn live(world: &World, name: &str) -> Option<serde_json::Value> {
+pub(crate) fn live(world: &World, name: &str) -> Option<serde_json::Value> {
     let listed = world.agentfs(["ps", "--json"]).finish().ok();
     let sessions: serde_json::Value = serde_json::from_slice(&listed.stdout).expect("JSON from ps");
     let db = world.database(name);
@@ -60,7 +60,7 @@ fn live(world: &World, name: &str) -> Option<serde_json::Value> {
 }
 
 /// The process of a live session's server.
-fn server_pid(world: &World, name: &str) -> i32 {
+pub(crate) fn server_pid(world: &World, name: &str) -> i32 {
     let session = live(world, name).expect("a live session");
     i32::try_from(session["server_pid"].as_i64().expect("a pid")).expect("a pid")
 }

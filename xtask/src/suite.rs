@@ -5,7 +5,7 @@
 //! work outside `target/suites` and the scratch directory.
 
 mod fsx;
-mod host;
+pub(crate) mod host;
 mod pjdfstest;
 
 use std::fs;
@@ -83,21 +83,7 @@ impl Bench {
         install.args(["--config", "profile.release.opt-level=0"]);
         install.args(["--config", "profile.release.package.fsx.opt-level=2"]);
         host::run(&mut install)?;
-        let agentfs = match &args.agentfs {
-            Some(path) => path.clone(),
-            None => {
-                let build = [
-                    "build",
-                    "--quiet",
-                    "--release",
-                    "--locked",
-                    "-p",
-                    "agentfs-cli",
-                ];
-                host::run(Command::new("cargo").args(build).current_dir(root))?;
-                root.join("target/release/agentfs")
-            }
-        };
+        let agentfs = host::agentfs(root, args.agentfs.as_deref())?;
         let dir = args.work.join(name);
         host::remove(&dir)?;
         fs::create_dir_all(&dir)?;

@@ -21,7 +21,8 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong usage. 'agentfs run' exits as \
 CMD does: its own code, 128+n when signal n ended it, 126 when it cannot be \
 executed, 127 when it is not found, and 125 when agentfs itself failed.
 
-A session is one file: 'rm .agentfs/NAME.db' throws it away, 'cp' copies it.";
+A session is one file: 'rm .agentfs/NAME.db' throws it away, 'cp' copies it when \
+nobody is in it, 'agentfs export' at any time.";
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -52,6 +53,8 @@ pub(crate) enum Command {
     Umount(UmountArgs),
     /// Check a session's database for inconsistencies
     Check(CheckArgs),
+    /// Copy a session's database, running or not, to a file
+    Export(ExportArgs),
     /// Read and write the key-value store of a session
     Kv(KvArgs),
     /// Record calls of tools in the audit log of a session
@@ -195,6 +198,26 @@ pub(crate) struct CheckArgs {
     /// Print a JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `agentfs export`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The copy is one consistent moment of the session, on stable storage when the \
+command returns; nobody has to leave for it. What programs have written to files \
+that are still open may be missing. A copy at .agentfs/OTHER.db is a session OTHER \
+of the same directory; a copy elsewhere is told its directory once, with \
+'agentfs run --session FILE --base DIR'.
+
+Exit codes: 0 copied, 1 refused or failed (FILE is as it was).")]
+pub(crate) struct ExportArgs {
+    /// The session
+    pub(crate) name: OsString,
+    /// Where the copy goes
+    pub(crate) file: PathBuf,
+    /// Replace FILE, whatever it is
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 /// `agentfs kv`

@@ -2,6 +2,7 @@
 
 mod check;
 mod diff;
+mod export;
 mod fs;
 mod init;
 mod kv;
@@ -27,6 +28,7 @@ pub(crate) fn dispatch(command: Command) -> Result<u8> {
         Command::Mount(args) => mount::mount(&args),
         Command::Umount(args) => mount::umount(&args),
         Command::Check(args) => check::check(&args),
+        Command::Export(args) => export::export(&args),
         Command::Kv(args) => kv::kv(&args),
         Command::Tool(args) => tool::tool(&args),
         Command::Timeline(args) => timeline::timeline(&args),

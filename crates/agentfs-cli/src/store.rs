@@ -4,6 +4,7 @@
 //! view has is `base`'s to say.
 
 use std::fs::{File, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,9 +98,29 @@ fn settle(db: &Path) {
 }
 
 /// Whether a server, of a session or of a mount, has this database.
-pub(crate) fn is_served(located: &Located) -> bool {
-    File::open(&located.db)
-        .is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+pub(crate) fn is_served(db: &Path) -> bool {
+    File::open(db).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
+/// Removes what SQLite keeps beside a database, lest it be taken for that of the
+/// next one at this path.
+pub(crate) fn remove_companions(db: &Path) -> Result<()> {
+    for suffix in ["-wal", "-shm", "-journal"] {
+        let mut path = db.as_os_str().to_owned();
+        path.push(suffix);
+        remove(Path::new(&path))?;
+    }
+    Ok(())
+}
+
+/// Removes a file, if it is there.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("{} cannot be removed", output::path(path)))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The base of a session as a lower layer.

@@ -81,31 +81,12 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
     /// # Errors
     /// Those of the storage and the lower layer.
     pub fn open(storage: S, lower: L, config: OverlayConfig) -> Result<Self, FsError> {
-        let lower_root = lower.stat(&LowerPath::root())?;
-        let now = config.clock.now();
         let root = storage.read(|txn| txn.inode(Ino::ROOT).map_err(FsError::from))?;
         match root {
             Some(row) if row.kind.is_dir() => {}
             Some(_) => return Err(corrupt("the root is not a directory")),
             None => {
-                let mut row = InodeRow {
-                    kind: FileKind::Directory,
-                    perm: 0o755,
-                    nlink: 1,
-                    uid: config.root_owner.uid,
-                    gid: config.root_owner.gid,
-                    rdev: 0,
-                    size: 0,
-                    atime: now,
-                    mtime: now,
-                    ctime: now,
-                    origin: None,
-                };
-                if let Some(attr) = &lower_root {
-                    row.perm = attr.perm;
-                    (row.uid, row.gid) = (attr.uid, attr.gid);
-                    (row.atime, row.mtime, row.ctime) = (attr.atime, attr.mtime, attr.ctime);
-                }
+                let row = fresh_root(&lower, &config)?;
                 storage.write(|txn| txn.put_inode(Ino::ROOT, &row).map_err(FsError::from))?;
             }
         }
@@ -241,4 +222,28 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
 
 fn corrupt(what: &str) -> FsError {
     FsError::Storage(crate::error::StorageError::Corrupt(what.to_owned()))
+}
+
+/// The root of a view that has not been changed: the base's, or one of its own.
+fn fresh_root<L: LowerLayer>(lower: &L, config: &OverlayConfig) -> Result<InodeRow, FsError> {
+    let now = config.clock.now();
+    let mut row = InodeRow {
+        kind: FileKind::Directory,
+        perm: 0o755,
+        nlink: 1,
+        uid: config.root_owner.uid,
+        gid: config.root_owner.gid,
+        rdev: 0,
+        size: 0,
+        atime: now,
+        mtime: now,
+        ctime: now,
+        origin: None,
+    };
+    if let Some(attr) = lower.stat(&LowerPath::root())? {
+        row.perm = attr.perm;
+        (row.uid, row.gid) = (attr.uid, attr.gid);
+        (row.atime, row.mtime, row.ctime) = (attr.atime, attr.mtime, attr.ctime);
+    }
+    Ok(row)
 }

@@ -105,6 +105,16 @@ pub enum SessionError {
         /// The file.
         db: PathBuf,
     },
+    /// A limit of the user or the container.
+    #[error(
+        "a session needs {needed} open files, and this user may have {limit}: raise the limit (ulimit -Hn, LimitNOFILE= of a service, --ulimit nofile= of a container)"
+    )]
+    OpenFiles {
+        /// The hard limit.
+        limit: u64,
+        /// What there must be.
+        needed: u64,
+    },
     /// The runtime directory is not safe to use.
     #[error("the runtime directory {} is not usable ({reason}): it must be a directory of yours with mode 0700; remove it", .path.display())]
     RuntimeDirectory {

@@ -149,11 +149,15 @@ impl Server {
             });
         }
         rustix::process::umask(Mode::empty());
-        raise_open_files();
+        raise_open_files()?;
         holder::probe_fuse()?;
         let signals = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGCHLD];
         let signals = SignalSet::new(&signals);
         signals.block().map_err(failed("signals"))?;
+        // Under a limit of file sizes, writing the database fails instead.
+        SignalSet::new(&[libc::SIGXFSZ])
+            .block()
+            .map_err(failed("signals"))?;
         let base_path = PathBuf::from(config.base.clone());
         let base = open_base(&base_path)?;
 

@@ -21,12 +21,25 @@ use crate::sys::{self, RawPid};
 
 /// Descriptors the server may need: open files of all programs inside.
 const OPEN_FILES_WANTED: u64 = 1 << 20;
+/// With fewer it might not come by one when it needs it for the database: the files
+/// of the base that it keeps open and its clients are some hundreds at most.
+const OPEN_FILES_MIN: u64 = 1024;
 
-pub(crate) fn raise_open_files() {
+/// Takes as many descriptors as we may have.
+///
+/// # Errors
+/// [`SessionError::OpenFiles`] when these are too few.
+pub(crate) fn raise_open_files() -> Result<(), SessionError> {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let wanted = limit
         .maximum
         .map_or(OPEN_FILES_WANTED, |hard| hard.min(OPEN_FILES_WANTED));
+    if wanted < OPEN_FILES_MIN {
+        return Err(SessionError::OpenFiles {
+            limit: wanted,
+            needed: OPEN_FILES_MIN,
+        });
+    }
     let raised = Rlimit {
         current: Some(wanted),
         maximum: limit.maximum,
@@ -34,6 +47,7 @@ pub(crate) fn raise_open_files() {
     if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
         tracing::warn!("the limit of open files stays as it is: {error}");
     }
+    Ok(())
 }
 
 pub(crate) fn open_base(path: &Path) -> Result<OwnedFd, SessionError> {

@@ -6,7 +6,7 @@
 //! then a [`crate::gate::Lease`], then one of the small mutexes (caches,
 //! numbers, mailbox), which are held for a few instructions.
 
-use std::fs::TryLockError;
+use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
@@ -211,10 +211,13 @@ impl Database {
         })
     }
 
-    /// Writes a copy of the database, as of now, to a new file.
+    /// Writes a consistent copy of the database, as of now, to a new file, and
+    /// returns when that is on stable storage (its name is the caller's to sync).
+    /// Others may go on writing to the database meanwhile.
     ///
     /// # Errors
-    /// The storage's; [`StorageError::Io`] when the file exists.
+    /// The storage's; [`StorageError::Io`] when `path` holds anything already. What
+    /// was begun is left there.
     pub fn backup_to(&self, path: &Path) -> Result<(), StorageError> {
         if self.shared().access == Access::ReadWrite {
             self.sync()?;
@@ -222,12 +225,23 @@ impl Database {
         let target = path.to_str().ok_or_else(|| {
             StorageError::Io(format!("{} cannot be named in SQL", path.display()))
         })?;
-        // VACUUM INTO refuses a file that is not empty and leaves no -wal.
+        let copy = File::options()
+            .create(true)
+            .append(true)
+            .open(path)
+            .map_err(|e| io_error(&e))?;
+        if copy.metadata().map_err(|e| io_error(&e))?.len() > 0 {
+            return Err(StorageError::Io(format!("{} exists", path.display())));
+        }
+        // Into an empty file, and without a -wal. It may run more than once.
         self.shared().lease(Purpose::Read)?.query(|conn| {
+            copy.set_len(0).map_err(|e| io_error(&e))?;
             conn.execute("VACUUM INTO ?1", [target])
                 .map(|_| ())
                 .map_err(|e| storage_error(&e))
-        })
+        })?;
+        // SQLite itself does not sync what it vacuums into.
+        copy.sync_all().map_err(|e| io_error(&e))
     }
 
     /// What SQLite finds wrong with the file, and rows that refer to nothing.

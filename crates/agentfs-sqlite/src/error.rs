@@ -7,8 +7,10 @@ use std::io;
 use std::path::PathBuf;
 
 use agentfs_core::StorageError;
-use rusqlite::ErrorCode;
+use rusqlite::{Connection, ErrorCode};
 use thiserror::Error;
+
+use crate::sys;
 
 /// Why a database was not opened. A refused database has not been changed.
 #[derive(Debug, Error)]
@@ -171,10 +173,23 @@ pub(crate) fn storage_error(error: &rusqlite::Error) -> StorageError {
     }
 }
 
-/// The storage error for a host error.
+/// A failure of a connection, by the host's errno behind it where that says more than
+/// SQLite does: of what fails to write it only tells a full disk apart.
+pub(crate) fn refined(error: StorageError, conn: &Connection) -> StorageError {
+    if !matches!(error, StorageError::Io(_)) {
+        return error;
+    }
+    match io_error(&io::Error::from_raw_os_error(sys::system_errno(conn))) {
+        StorageError::Io(_) => error,
+        says_more => says_more,
+    }
+}
+
+/// The storage error for a host error. A quota and a limit of file sizes leave no
+/// room, as a full disk does.
 pub(crate) fn io_error(error: &io::Error) -> StorageError {
     match error.raw_os_error() {
-        Some(libc::ENOSPC | libc::EDQUOT) => StorageError::Full,
+        Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => StorageError::Full,
         Some(libc::EROFS) => StorageError::ReadOnly,
         _ => StorageError::Io(error.to_string()),
     }

@@ -74,6 +74,7 @@ pub(crate) struct Paths {
     pub(crate) database: PathBuf,
     pub(crate) wal: PathBuf,
     pub(crate) shm: PathBuf,
+    pub(crate) journal: PathBuf,
 }
 
 impl Paths {
@@ -87,6 +88,7 @@ impl Paths {
             database: database.to_path_buf(),
             wal: beside("-wal"),
             shm: beside("-shm"),
+            journal: beside("-journal"),
         }
     }
 }

@@ -264,6 +264,9 @@ fn create_file(paths: &Paths) -> Result<(), OpenError> {
 fn examine_file(paths: &Paths, file: &File) -> Result<Found, OpenError> {
     let path = &paths.database;
     let io = |e: io::Error| OpenError::from_io(path, &e);
+    if is_half_made(paths) {
+        return Ok(Found::Empty);
+    }
     let mut header = Vec::new();
     file.take(100).read_to_end(&mut header).map_err(io)?;
     if header.is_empty() {
@@ -298,6 +301,17 @@ fn examine_file(paths: &Paths, file: &File) -> Result<Found, OpenError> {
         std::thread::sleep(Duration::from_millis(5));
     }
     Err(last.unwrap_or_else(|| OpenError::NotADatabase(path.clone())))
+}
+
+/// Whether the power failed while the database was made: beside it lies a rollback
+/// journal that says that the file had one page at most before, so no table (SQLite's
+/// file format, 3). What is in the file is nobody's, and SQLite undoes it when it opens
+/// it for writing.
+fn is_half_made(paths: &Paths) -> bool {
+    const MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
+    let mut header = [0; 20];
+    let read = File::open(&paths.journal).and_then(|mut file| file.read_exact(&mut header));
+    read.is_ok() && header.starts_with(&MAGIC) && matches!(header[16..], [0, 0, 0, 0 | 1])
 }
 
 /// Whether the `-wal` may be laid over the database file.

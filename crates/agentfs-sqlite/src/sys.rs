@@ -1,5 +1,6 @@
 //! The byte-range locks that SQLite's Unix VFS uses, taken and given back by
-//! hand, and starting to write a file: the only unsafe file of the crate.
+//! hand, starting to write a file, and the host's error behind one of SQLite's:
+//! the only unsafe file of the crate.
 //!
 //! POSIX record locks belong to the process, not to a descriptor, so a lock
 //! that SQLite took can be given back here and taken again later. Why that is
@@ -11,6 +12,8 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+
+use rusqlite::{Connection, ffi};
 
 /// A range of bytes of the lock file, as SQLite's `os_unix.c` fixes it.
 #[derive(Clone, Copy, Debug)]
@@ -96,4 +99,23 @@ pub(crate) fn is_whole_file_held(file: &File) -> bool {
     // SAFETY: as in `holder`.
     let outcome = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLK, &raw mut record) };
     outcome == 0 && i32::from(record.l_type) == libc::F_WRLCK && record.l_len == 0
+}
+
+/// The host's errno behind what a connection has just failed with, if that was the
+/// host's doing: 0 otherwise.
+pub(crate) fn system_errno(conn: &Connection) -> i32 {
+    // SAFETY: the handle is that of an open connection, which the borrow keeps open,
+    // and the two calls only read fields of it.
+    let (code, errno) = unsafe {
+        let handle = conn.handle();
+        (
+            ffi::sqlite3_errcode(handle),
+            ffi::sqlite3_system_errno(handle),
+        )
+    };
+    // SQLite does not forget an errno when it fails with something else.
+    match code & 0xff {
+        ffi::SQLITE_IOERR | ffi::SQLITE_CANTOPEN => errno,
+        _ => 0,
+    }
 }

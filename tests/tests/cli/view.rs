@@ -6,6 +6,7 @@ use std::path::Path;
 
 use agentfs_core::Ino;
 use agentfs_core::overlay::RenameMode;
+use agentfs_sqlite::{Database, OpenOptions};
 use agentfs_tests::skip;
 use serde_json::json;
 
@@ -245,4 +246,19 @@ asyncio.run(main())
         "{}",
         done.err()
     );
+}
+
+/// Found by simulated power failures: a session whose server died as it started has a
+/// database without a root.
+#[test]
+fn regression_a_session_that_never_got_to_run_shows_its_base() {
+    let world = demo();
+    let options = OpenOptions::new().create(true);
+    let database = Database::open(&world.database("new"), &options).unwrap();
+    database.close().unwrap();
+    drop(database);
+    let listed = "d dir\nf file\nl link\n";
+    check(&world, &["fs", "ls", "new"], 0, listed, "");
+    check(&world, &["fs", "ls", "demo"], 0, listed, "");
+    check(&world, &["diff", "new"], 0, "", "");
 }

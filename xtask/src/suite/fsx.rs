@@ -16,6 +16,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 
 use super::{Bench, CommonArgs, host};
+use crate::random::Random;
 
 const CONFIG: &str = include_str!("fsx.toml");
 const GO_ON: &str = include_str!("go_on.c");
@@ -353,17 +354,4 @@ impl Run<'_> {
 /// For a shell.
 fn quoted(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
-}
-
-/// Numbers without order (`SplitMix64`).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
 }

@@ -1,4 +1,4 @@
-//! Running programs and making directories, for the suites.
+//! Running programs and making directories, for the suites and soaks.
 //!
 //! Must never wait for ever.
 
@@ -14,7 +14,7 @@ use anyhow::{Context, bail};
 const POLL: Duration = Duration::from_millis(10);
 
 /// Whether the caller may mount, switch users and drop caches.
-pub(super) fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
 }
 
@@ -22,7 +22,7 @@ pub(super) fn is_root() -> bool {
 ///
 /// # Errors
 /// When it cannot be started or fails; the error has the end of its stderr.
-pub(super) fn run(command: &mut Command) -> anyhow::Result<Vec<u8>> {
+pub(crate) fn run(command: &mut Command) -> anyhow::Result<Vec<u8>> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command
         .stdin(Stdio::null())
@@ -37,15 +37,32 @@ pub(super) fn run(command: &mut Command) -> anyhow::Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
+/// The agentfs binary: the one given, or that of the release profile, built.
+pub(crate) fn agentfs(root: &Path, given: Option<&Path>) -> anyhow::Result<PathBuf> {
+    if let Some(path) = given {
+        return Ok(path.to_owned());
+    }
+    let build = [
+        "build",
+        "--quiet",
+        "--release",
+        "--locked",
+        "-p",
+        "agentfs-cli",
+    ];
+    run(Command::new("cargo").args(build).current_dir(root))?;
+    Ok(root.join("target/release/agentfs"))
+}
+
 /// A program that runs, and the file that all it says goes to.
-pub(super) struct Job {
+pub(crate) struct Job {
     child: Child,
     log: PathBuf,
     until: Instant,
 }
 
 impl Job {
-    pub(super) fn start(mut command: Command, log: &Path, limit: Duration) -> anyhow::Result<Self> {
+    pub(crate) fn start(mut command: Command, log: &Path, limit: Duration) -> anyhow::Result<Self> {
         let file = File::create(log).with_context(|| log.display().to_string())?;
         let child = command
             .stdin(Stdio::null())
@@ -64,7 +81,7 @@ impl Job {
     ///
     /// # Errors
     /// When it runs for longer than its limit: it is killed.
-    pub(super) fn poll(&mut self) -> anyhow::Result<Option<bool>> {
+    pub(crate) fn poll(&mut self) -> anyhow::Result<Option<bool>> {
         if let Some(status) = self.child.try_wait()? {
             return Ok(Some(status.success()));
         }
@@ -76,7 +93,7 @@ impl Job {
     }
 
     /// Waits for the end; calls `meanwhile` again and again.
-    pub(super) fn wait(
+    pub(crate) fn wait(
         &mut self,
         mut meanwhile: impl FnMut() -> anyhow::Result<()>,
     ) -> anyhow::Result<bool> {
@@ -90,14 +107,14 @@ impl Job {
     }
 
     /// All that it said so far.
-    pub(super) fn said(&self) -> anyhow::Result<String> {
+    pub(crate) fn said(&self) -> anyhow::Result<String> {
         let bytes = fs::read(&self.log).with_context(|| self.log.display().to_string())?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 }
 
 /// Tries again until `done`.
-pub(super) fn wait_until(
+pub(crate) fn wait_until(
     what: &str,
     limit: Duration,
     mut done: impl FnMut() -> anyhow::Result<bool>,
@@ -113,7 +130,7 @@ pub(super) fn wait_until(
 }
 
 /// Removes a directory, if it is there.
-pub(super) fn remove(dir: &Path) -> anyhow::Result<()> {
+pub(crate) fn remove(dir: &Path) -> anyhow::Result<()> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(error).with_context(|| format!("{} cannot be removed", dir.display()))
@@ -122,8 +139,18 @@ pub(super) fn remove(dir: &Path) -> anyhow::Result<()> {
     }
 }
 
+/// Removes a file, if it is there.
+pub(crate) fn remove_file(path: &Path) -> anyhow::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("{} cannot be removed", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Lets every user enter a directory, whatever the umask.
-pub(super) fn open_to_all(dir: &Path) -> anyhow::Result<()> {
+pub(crate) fn open_to_all(dir: &Path) -> anyhow::Result<()> {
     fs::set_permissions(dir, PermissionsExt::from_mode(0o755))
         .with_context(|| dir.display().to_string())
 }

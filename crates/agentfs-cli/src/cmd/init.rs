@@ -1,10 +1,9 @@
 //! `agentfs init`: a session without a program.
 
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::io::Write as _;
 
 use agentfs_core::Overlay;
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::args::InitArgs;
 use crate::output::{self, Out};
@@ -31,14 +30,15 @@ pub(crate) fn init(args: &InitArgs) -> Result<u8> {
                 output::path(&located.db)
             );
         }
-        if store::is_served(&located) {
+        if store::is_served(&located.db) {
             bail!(
                 "session {} is running or mounted: end it first, with 'agentfs stop {}' or 'agentfs umount'",
                 located.name,
                 located.name
             );
         }
-        remove(&located.db)?;
+        store::remove_companions(&located.db)?;
+        store::remove(&located.db)?;
     }
     locate::create_holder(&located)?;
     let store = Store::create(&located.db)?;
@@ -57,22 +57,4 @@ pub(crate) fn init(args: &InitArgs) -> Result<u8> {
     writeln!(out, "{}", output::path(&located.db))?;
     out.finish()?;
     Ok(0)
-}
-
-/// Removes a database; what SQLite keeps beside it first, lest it be taken for
-/// that of the next one.
-fn remove(db: &Path) -> Result<()> {
-    for suffix in ["-wal", "-shm", "-journal", ""] {
-        let mut path = db.as_os_str().to_owned();
-        path.push(suffix);
-        let path = PathBuf::from(path);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error)
-                    .with_context(|| format!("{} cannot be removed", output::path(&path)));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }

@@ -3,7 +3,7 @@
 //! removing what the last reference kept alive.
 
 use super::inode_table::{Linkage, LowerDir, Node};
-use super::{Overlay, corrupt, merge};
+use super::{Overlay, corrupt, fresh_root, merge};
 use crate::error::FsError;
 use crate::lower::{LowerAttr, LowerLayer};
 use crate::storage::{InodeRow, ReadTxn, Storage};
@@ -251,6 +251,10 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
         let node = self.node(ino)?;
         if let Some(row) = txn.inode(ino)? {
             return Ok(Inode::Upper(row));
+        }
+        if ino == Ino::ROOT {
+            // Opened for reading, before anybody has opened it for writing.
+            return Ok(Inode::Upper(fresh_root(&self.lower, &self.config)?));
         }
         let (id, kind) = node.lower.as_deref().copied().ok_or(FsError::StaleInode)?;
         let path = self.lower_path_of(txn, ino, &node)?;

@@ -8,7 +8,7 @@ use rusqlite::Connection;
 
 use super::{Lease, Purpose, READERS_KEPT, SNAPSHOT_ATTEMPTS};
 use crate::connection;
-use crate::error::io_error;
+use crate::error::{io_error, refined};
 use crate::stamp::Stamp;
 
 impl Lease<'_> {
@@ -23,7 +23,7 @@ impl Lease<'_> {
             let conn = conn
                 .as_ref()
                 .ok_or_else(|| StorageError::Io("no connection".into()))?;
-            return f(conn);
+            return f(conn).map_err(|error| refined(error, conn));
         }
         let mut last = StorageError::Busy;
         for _ in 0..SNAPSHOT_ATTEMPTS {

@@ -179,6 +179,29 @@ fn a_missing_database_is_only_created_when_asked() {
     dir.open().close().unwrap();
 }
 
+/// Found by `power.rs`: the power failed while the first pages were written.
+#[test]
+fn regression_a_half_made_database_is_made_anew() {
+    let dir = Dir::new();
+    std::fs::write(dir.path(), vec![0xa5; 16_384]).unwrap();
+    // A journal of a file that was empty before, as SQLite writes its header.
+    let mut journal = vec![0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
+    for word in [0_u32, 1, 0, 512, 16_384] {
+        journal.extend(word.to_be_bytes());
+    }
+    journal.resize(512, 0);
+    let beside = dir.path().with_extension("db-journal");
+    std::fs::write(&beside, &journal).unwrap();
+    dir.open().close().unwrap();
+    assert_eq!(dir.files(), ["test session.db"]);
+    assert_eq!(dir.sqlite3("PRAGMA integrity_check"), "ok");
+    // One of a file that held more says nothing about one that is no database.
+    journal[19] = 2;
+    std::fs::write(dir.path(), vec![0xa5; 16_384]).unwrap();
+    std::fs::write(&beside, &journal).unwrap();
+    check_refused(&dir, "not an SQLite file");
+}
+
 #[test]
 fn a_wal_beside_a_removed_database_is_not_taken_for_current() {
     let dir = database_with("");

@@ -1,0 +1,86 @@
+//! `agentfs export`: a copy of a session's database, whoever is in it.
+//!
+//! The copy gets its name when all of it is on stable storage: whatever happens
+//! before, what was at that name stays. Must never touch the session.
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::args::ExportArgs;
+use crate::locate;
+use crate::output::{self, Progress};
+use crate::store::{self, Store};
+
+pub(crate) fn export(args: &ExportArgs) -> Result<u8> {
+    let located = locate::existing(&args.name)?;
+    let file = std::path::absolute(&args.file)?;
+    may_be_written(&file, &located.db, args.force)?;
+    let cannot = || format!("{} cannot be written", output::path(&file));
+    let dir = file.parent().unwrap_or(Path::new("/"));
+    let copy = tempfile::Builder::new()
+        .prefix(".agentfs-export-")
+        // As for any new file; the umask decides.
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(dir)
+        .with_context(cannot)?;
+
+    let store = Store::read(&located)?;
+    let progress = Progress::new("exporting");
+    store.database.backup_to(copy.path())?;
+    drop(progress);
+
+    if args.force {
+        // Another session may be at that name: a new one by now, even.
+        may_be_written(&file, &located.db, true)?;
+        store::remove_companions(&file)?;
+        copy.persist(&file).map_err(|e| e.error)
+    } else {
+        copy.persist_noclobber(&file).map_err(|e| e.error)
+    }
+    .with_context(cannot)?;
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .with_context(cannot)?;
+    Ok(0)
+}
+
+/// Refuses a place that holds something, unless that may be replaced.
+fn may_be_written(file: &Path, session: &Path, force: bool) -> Result<()> {
+    let there = match fs::symlink_metadata(file) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => {
+            return Err(error).with_context(|| format!("{} cannot be written", output::path(file)));
+        }
+    };
+    let same_as = |other: &Path| {
+        fs::metadata(other)
+            .is_ok_and(|other| (other.dev(), other.ino()) == (there.dev(), there.ino()))
+    };
+    if same_as(session) {
+        bail!(
+            "{} is the session itself: choose another file",
+            output::path(file)
+        );
+    }
+    if there.is_dir() {
+        bail!("{} is a directory: name a file in it", output::path(file));
+    }
+    if !force {
+        bail!(
+            "{} exists: choose another file, or replace it with --force",
+            output::path(file)
+        );
+    }
+    if store::is_served(file) {
+        bail!(
+            "{} is the database of a session that is running or mounted: end that first",
+            output::path(file)
+        );
+    }
+    Ok(())
+}

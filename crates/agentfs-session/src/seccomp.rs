@@ -15,7 +15,7 @@ use seccompiler::{
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Filter {
     /// Files of the host can be written: refuse to make set-user-ID files.
-    pub(crate) real_places: bool,
+    pub(crate) real_files: bool,
     /// The session is root's: refuse to make set-group-ID files, too. (Others
     /// may need the bit on directories of a shared git repository.)
     pub(crate) root: bool,
@@ -105,7 +105,7 @@ fn refusals(filter: Filter) -> Result<Rules, io::Error> {
         vec![equals(1, TIOCSTI)?, equals(1, TIOCLINUX)?],
     );
     let mut bits = Vec::new();
-    if filter.real_places {
+    if filter.real_files {
         bits.push(u64::from(libc::S_ISUID));
         if filter.root {
             bits.push(u64::from(libc::S_ISGID));
@@ -151,7 +151,7 @@ const SYS_FCHMODAT2: i64 = 452;
 
 fn absences(filter: Filter) -> Rules {
     let mut rules: Rules = ABSENT.iter().map(|&call| (call, vec![])).collect();
-    if filter.real_places {
+    if filter.real_files {
         // Its mode lies in memory, where no filter can look.
         rules.insert(libc::SYS_openat2, vec![]);
     }

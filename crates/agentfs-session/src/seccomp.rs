@@ -51,6 +51,7 @@ const REFUSED: &[i64] = &[
     libc::SYS_fspick,
     libc::SYS_move_mount,
     libc::SYS_open_tree,
+    SYS_OPEN_TREE_ATTR,
     libc::SYS_mount_setattr,
     libc::SYS_setns,
     libc::SYS_swapon,
@@ -87,7 +88,12 @@ const REFUSED: &[i64] = &[
 
 /// System calls that programs must take for not built into this kernel, so
 /// that they fall back to what the filter can see into.
+///
+/// `clone3` among them because it puts a child into any control group whose
+/// directory can be opened: the kernel then asks for the right to write to
+/// `cgroup.procs`, and not whether that is on a read-only mount.
 const ABSENT: &[i64] = &[
+    libc::SYS_clone3,
     libc::SYS_io_uring_setup,
     libc::SYS_io_uring_enter,
     libc::SYS_io_uring_register,
@@ -148,6 +154,8 @@ fn refusals(filter: Filter) -> Result<Rules, io::Error> {
 
 /// Since Linux 6.6; the same number on every architecture.
 const SYS_FCHMODAT2: i64 = 452;
+/// Since Linux 6.15; the same number on every architecture.
+const SYS_OPEN_TREE_ATTR: i64 = 467;
 
 fn absences(filter: Filter) -> Rules {
     let mut rules: Rules = ABSENT.iter().map(|&call| (call, vec![])).collect();

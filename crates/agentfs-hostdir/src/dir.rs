@@ -7,6 +7,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,7 +41,7 @@ pub struct HostDir {
     left_out: LeftOut,
 }
 
-/// What is there and not shown: see [`HostDir::leave_out`].
+/// What is there and not shown: see [`HostDir::without_database`].
 #[derive(Default)]
 struct LeftOut {
     paths: Vec<LowerPath>,
@@ -88,15 +90,29 @@ impl HostDir {
         })
     }
 
-    /// Leaves out what is at `paths`, and the file with this device and inode
-    /// under whatever names it has: neither is seen, nor ever opened.
+    /// Leaves out an SQLite database that this process has open: neither it (under
+    /// whatever name) nor what SQLite puts beside it is seen, or ever opened. The
+    /// root of this is at `directory` on the host, by which `database` is looked
+    /// for.
     ///
-    /// For a database that this process has open and that lies in the directory:
-    /// closing any descriptor of a file gives up all locks that the process has
-    /// on it (fcntl(2)), SQLite's with them.
+    /// For closing any descriptor of a file gives up all locks that the process
+    /// has on it (fcntl(2)), SQLite's with them.
     #[must_use]
-    pub fn leave_out(mut self, paths: Vec<LowerPath>, file: Option<(u64, u64)>) -> Self {
-        self.left_out = LeftOut { paths, file };
+    pub fn without_database(mut self, directory: &Path, database: &Path) -> Self {
+        let within = database.strip_prefix(directory).ok();
+        let beside = ["", "-wal", "-shm", "-journal"]
+            .iter()
+            .filter_map(|suffix| {
+                let mut path = within?.as_os_str().to_owned();
+                path.push(suffix);
+                LowerPath::parse(path.as_bytes()).ok()
+            });
+        self.left_out = LeftOut {
+            paths: beside.collect(),
+            file: std::fs::metadata(database)
+                .ok()
+                .map(|meta| (meta.dev(), meta.ino())),
+        };
         self
     }
 

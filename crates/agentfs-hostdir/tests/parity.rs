@@ -423,7 +423,7 @@ fn a_descriptor_is_enough_and_a_file_is_refused() {
 /// A database in the directory, which this process has open: closing another
 /// descriptor of it would give up the process's locks.
 #[test]
-fn what_is_left_out_is_neither_seen_nor_opened() {
+fn the_own_database_is_neither_seen_nor_opened() {
     let top = tempfile::tempdir().unwrap();
     let file = |name: &str| top.path().join(name);
     fs::create_dir(file("sub")).unwrap();
@@ -433,10 +433,8 @@ fn what_is_left_out_is_neither_seen_nor_opened() {
     fs::hard_link(file("sub/s.db"), file("link")).unwrap();
     let meta = fs::metadata(file("link")).unwrap();
     let path = |name: &str| LowerPath::parse(name.as_bytes()).unwrap();
-    let host = HostDir::open(top.path()).unwrap().leave_out(
-        vec![path("sub/s.db"), path("sub/s.db-wal")],
-        Some((meta.dev(), meta.ino())),
-    );
+    let host = HostDir::open(top.path()).unwrap();
+    let host = host.without_database(top.path(), &file("sub/s.db"));
     let shown = |dir: &LowerPath| -> Vec<Vec<u8>> {
         let entries = host.read_dir(dir).unwrap().into_iter();
         let mut names: Vec<_> = entries.map(|e| e.name.as_bytes().to_vec()).collect();

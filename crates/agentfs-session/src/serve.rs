@@ -6,7 +6,6 @@
 
 use std::fs::TryLockError;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -174,7 +173,7 @@ impl View {
             tracing::warn!("changes of the database by others show late: {error}");
         }
         Ok(Self {
-            base: Arc::new(without_database(base, &config.base_path, &config.db)),
+            base: Arc::new(base.without_database(&config.base_path, &config.db)),
             db: config.db,
             home: config.home,
             log: config.log,
@@ -195,7 +194,7 @@ impl View {
             (Volume::Base, _) => (Arc::clone(&self.base), agentfs_sqlite::Volume::View),
             (Volume::Home, Some(home)) => {
                 let lower = HostDir::open(home).map_err(|e| self.failed(home, e))?;
-                let lower = without_database(lower, home, &self.db);
+                let lower = lower.without_database(home, &self.db);
                 (Arc::new(lower), agentfs_sqlite::Volume::Home)
             }
             (Volume::Home, None) => return Err(self.failed(Path::new("$HOME"), "it is not known")),
@@ -296,19 +295,6 @@ impl View {
             Err(error) => Err(format!("what was done last could not be saved: {error}")),
         }
     }
-}
-
-/// A directory without the session's database, wherever in it that lies. (Only
-/// `.agentfs` of a base's root is left out by the overlay.)
-fn without_database(host: HostDir, directory: &Path, db: &Path) -> HostDir {
-    let beside = ["", "-wal", "-shm", "-journal"]
-        .iter()
-        .filter_map(|suffix| {
-            let mut path = db.strip_prefix(directory).ok()?.as_os_str().to_owned();
-            path.push(suffix);
-            LowerPath::parse(path.as_bytes()).ok()
-        });
-    host.leave_out(beside.collect(), runtime::db_id(db).ok())
 }
 
 /// Waits while another server has the database: one that ends, most likely.

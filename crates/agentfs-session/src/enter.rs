@@ -233,7 +233,7 @@ fn in_path(program: &OsStr, env: &[(OsString, Option<OsString>)]) -> bool {
 /// Closes what the shell passed on and what is no plain input or output: by a
 /// directory, an `O_PATH` or a socket of outside one gets past the mounts.
 /// Standard input and its like become `/dev/null` instead of a directory.
-/// Whether a regular file is kept, which programs inside may then change.
+/// Whether a file is kept that is written to for real.
 fn close_what_reaches_out() -> io::Result<bool> {
     let Ok(entries) = std::fs::read_dir("/proc/self/fd") else {
         // Without a list nothing but the standard three is kept.
@@ -247,28 +247,28 @@ fn close_what_reaches_out() -> io::Result<bool> {
         .collect();
     let mut real_files = keep_standard()?;
     for number in numbers {
-        let Some((kind, is_path)) = sys::kind_of_fd(number) else {
+        let Some(fd) = sys::describe_fd(number) else {
             continue; // Of the listing itself.
         };
-        if is_path || !matches!(kind, libc::S_IFREG | libc::S_IFIFO) {
+        if fd.is_path || !matches!(fd.kind, libc::S_IFREG | libc::S_IFIFO) {
             // Ours have the flag already.
             sys::set_close_on_exec(number);
         } else {
-            real_files |= kind == libc::S_IFREG;
+            real_files |= fd.is_real_output();
         }
     }
     Ok(real_files)
 }
 
 /// The standard three are passed on as they are, but for directories and
-/// `O_PATH`. Whether one is a regular file.
+/// `O_PATH`. Whether one is a file that is written to for real.
 fn keep_standard() -> io::Result<bool> {
     let mut real_files = false;
     for number in 0..=2 {
-        let Some((kind, is_path)) = sys::kind_of_fd(number) else {
+        let Some(fd) = sys::describe_fd(number) else {
             continue; // Closed, and stays so.
         };
-        if is_path || kind == libc::S_IFDIR {
+        if fd.is_path || fd.kind == libc::S_IFDIR {
             let null = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty())?;
             match number {
                 0 => rustix::stdio::dup2_stdin(&null)?,
@@ -276,7 +276,7 @@ fn keep_standard() -> io::Result<bool> {
                 _ => rustix::stdio::dup2_stderr(&null)?,
             }
         }
-        real_files |= kind == libc::S_IFREG;
+        real_files |= fd.is_real_output();
     }
     Ok(real_files)
 }

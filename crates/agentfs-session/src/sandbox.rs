@@ -147,7 +147,7 @@ fn drop_capabilities(keep: CapabilitySet) -> io::Result<()> {
 }
 
 /// Confines this process. There is no way back. `real_files`: it has descriptors
-/// of files that lie outside.
+/// by which it writes to files outside.
 ///
 /// # Errors
 /// When a wall that this kernel has could not be put up; the program must then

@@ -135,7 +135,7 @@ fn inside(world: &World, how: &str, attempts: &[Attempt], setting: Setting, spar
     );
     // To show that a connection does not lead out, one has to be made.
     let connected = setting.descriptors || (how != "plain" && !setting.landlock_only.is_empty());
-    outside.is_as_before(&who, !connected);
+    outside.expect_as_before(&who, !connected);
 }
 
 /// The lines that begin with one of these words.

@@ -127,7 +127,7 @@ impl Outside {
 
     /// Fails when anything has been changed, reached or left behind. `unreached`:
     /// also when somebody has connected.
-    pub(super) fn is_as_before(mut self, who: &str, unreached: bool) {
+    pub(super) fn expect_as_before(mut self, who: &str, unreached: bool) {
         assert_eq!(snapshot(&self.directory), self.before, "{who}");
         for path in [&self.home, Path::new("/etc")] {
             let planted = path.join("agentfs-escape");

@@ -358,7 +358,7 @@ mod tests {
         fs::create_dir_all(top.join("a/b")).unwrap();
         fs::write(top.join("a/b/file"), "").unwrap();
         for closed in ["a/b", "a"] {
-            fs::set_permissions(top.join(closed), fs::Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(top.join(closed), fs::Permissions::from_mode(0o000)).unwrap();
         }
         open_up(CWD, &top, 0).unwrap();
         for opened in ["a", "a/b"] {

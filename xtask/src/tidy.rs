@@ -3,8 +3,8 @@
 //! Each rule is a function from what it looks at to a list of findings; only
 //! [`run`] reads files. A finding names the file and says what to do.
 
+mod clauses;
 mod layers;
-mod semantics;
 mod source;
 
 use std::fs;
@@ -38,7 +38,7 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
         }
     }
     findings.extend(changelog(&files));
-    findings.extend(semantics::check(&files));
+    findings.extend(clauses::check(&files));
     findings.extend(layers::check(&layers::read(root)?));
     findings.extend(published_crates(&files, root));
 

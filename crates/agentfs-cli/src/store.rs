@@ -123,11 +123,11 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// The base of a session as a lower layer.
-pub(crate) fn lower(path: &Path) -> Result<Lower> {
+/// The base of a session as a lower layer, as the session sees it.
+pub(crate) fn lower(located: &Located, path: &Path) -> Result<Lower> {
     let host = HostDir::open(path)
         .with_context(|| format!("the base {} cannot be opened", output::path(path)))?;
-    Ok(Arc::new(host))
+    Ok(Arc::new(host.without_database(path, &located.db)))
 }
 
 /// The base as a lower layer, or an empty one and its path when it is not there.
@@ -139,14 +139,17 @@ pub(crate) fn lower_or_nothing(
         return Ok((Arc::new(MemoryLower::new()), None));
     };
     match HostDir::open(&path) {
-        Ok(host) => Ok((Arc::new(host), None)),
+        Ok(host) => Ok((Arc::new(host.without_database(&path, &located.db)), None)),
         Err(_) => Ok((Arc::new(MemoryLower::new()), Some(path))),
     }
 }
 
 /// What the private caches lie over: the home directory, if there is one.
-pub(crate) fn home_or_nothing() -> Lower {
-    let home = std::env::var_os("HOME").and_then(|home| HostDir::open(home).ok());
+pub(crate) fn home_or_nothing(located: &Located) -> Lower {
+    let home = std::env::var_os("HOME").and_then(|home| {
+        let host = HostDir::open(&home).ok()?;
+        Some(host.without_database(home.as_ref(), &located.db))
+    });
     home.map_or_else(
         || Arc::new(MemoryLower::new()) as Lower,
         |home| Arc::new(home) as Lower,

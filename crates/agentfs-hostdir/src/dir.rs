@@ -7,6 +7,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,6 +38,25 @@ const LINK_BUFFER_BYTES: usize = 256;
 pub struct HostDir {
     root: Arc<OwnedFd>,
     dirs: Mutex<LruCache<LowerPath, CachedDir>>,
+    left_out: LeftOut,
+}
+
+/// What is there and not shown: see [`HostDir::without_database`].
+#[derive(Default)]
+struct LeftOut {
+    paths: Vec<LowerPath>,
+    /// Device and inode.
+    file: Option<(u64, u64)>,
+}
+
+impl LeftOut {
+    fn has_path(&self, path: &LowerPath) -> bool {
+        self.paths.contains(path)
+    }
+
+    fn is_file(&self, stat: &Stat) -> bool {
+        self.file == Some((stat.st_dev, stat.st_ino))
+    }
 }
 
 struct CachedDir {
@@ -65,7 +86,34 @@ impl HostDir {
         Ok(Self {
             root: Arc::new(fd),
             dirs: Mutex::new(LruCache::new(CACHED_DIRS_MAX)),
+            left_out: LeftOut::default(),
         })
+    }
+
+    /// Leaves out an SQLite database that this process has open: neither it (under
+    /// whatever name) nor what SQLite puts beside it is seen, or ever opened. The
+    /// root of this is at `directory` on the host, by which `database` is looked
+    /// for.
+    ///
+    /// For closing any descriptor of a file gives up all locks that the process
+    /// has on it (fcntl(2)), SQLite's with them.
+    #[must_use]
+    pub fn without_database(mut self, directory: &Path, database: &Path) -> Self {
+        let within = database.strip_prefix(directory).ok();
+        let beside = ["", "-wal", "-shm", "-journal"]
+            .iter()
+            .filter_map(|suffix| {
+                let mut path = within?.as_os_str().to_owned();
+                path.push(suffix);
+                LowerPath::parse(path.as_bytes()).ok()
+            });
+        self.left_out = LeftOut {
+            paths: beside.collect(),
+            file: std::fs::metadata(database)
+                .ok()
+                .map(|meta| (meta.dev(), meta.ino())),
+        };
+        self
     }
 
     /// Forgets what is cached of `path` and everything beneath: the base changed
@@ -134,8 +182,24 @@ impl HostDir {
         result.map_err(|errno| error(path, errno))
     }
 
+    /// Whether an entry of a directory is not shown. `ino` is the listing's, which
+    /// says nothing of the device.
+    fn leaves_out(&self, dir: &LowerPath, listing: &OwnedFd, name: &Name, ino: u64) -> bool {
+        let maybe = self
+            .left_out
+            .file
+            .is_some_and(|(_, left_out)| left_out == ino);
+        let is_file = maybe
+            && statat(listing, name.as_bytes(), AtFlags::SYMLINK_NOFOLLOW)
+                .is_ok_and(|stat| self.left_out.is_file(&stat));
+        is_file || (!self.left_out.paths.is_empty() && self.left_out.has_path(&dir.join(name)))
+    }
+
     /// `None` when nothing is at `path`.
     fn stat_raw(&self, path: &LowerPath) -> Result<Option<Stat>, Errno> {
+        if self.left_out.has_path(path) {
+            return Ok(None);
+        }
         let (dir, name) = match self.place(path) {
             Ok(place) => place,
             Err(errno) if is_missing(errno) => return Ok(None),
@@ -150,7 +214,7 @@ impl HostDir {
             None => rustix::fs::fstat(&dir),
         };
         match result {
-            Ok(stat) => Ok(Some(stat)),
+            Ok(stat) => Ok(Some(stat).filter(|stat| !self.left_out.is_file(stat))),
             Err(errno) if is_missing(errno) => Ok(None),
             Err(errno) => Err(errno),
         }
@@ -176,6 +240,9 @@ impl HostDir {
             let Ok(name) = Name::new(entry.file_name().to_bytes()) else {
                 continue;
             };
+            if self.leaves_out(path, &listing, &name, entry.ino()) {
+                continue;
+            }
             let kind = match dirent_kind(entry.file_type()) {
                 Some(kind) => kind,
                 None => match statat(&listing, name.as_bytes(), AtFlags::SYMLINK_NOFOLLOW) {
@@ -219,10 +286,19 @@ impl LowerLayer for HostDir {
     }
 
     fn open(&self, path: &LowerPath) -> Result<Box<dyn LowerFile>, LowerError> {
-        let fd = self.with_fds(path, || match self.place(path)? {
+        if self.left_out.has_path(path) {
+            return Err(error(path, Errno::NOENT));
+        }
+        let (fd, stat) = self.with_fds(path, || match self.place(path)? {
             (dir, Some(name)) => file::open_regular(dir.as_fd(), name.as_bytes()),
             (_, None) => Err(Errno::INVAL),
         })?;
+        if self.left_out.is_file(&stat) {
+            // It took the place of what was looked up. Now it stays open: it is
+            // the closing that does the harm.
+            std::mem::forget(fd);
+            return Err(error(path, Errno::NOENT));
+        }
         Ok(Box::new(HostFile::new(fd, path.clone())))
     }
 

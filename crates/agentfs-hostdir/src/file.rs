@@ -4,7 +4,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use agentfs_core::lower::{LowerAttr, LowerFile};
 use agentfs_core::{LowerError, LowerPath};
-use rustix::fs::{FileType, Mode, OFlags, SeekFrom, openat};
+use rustix::fs::{FileType, Mode, OFlags, SeekFrom, Stat, openat};
 use rustix::io::Errno;
 
 use crate::convert::lower_attr;
@@ -25,7 +25,7 @@ pub(crate) fn open_noatime(
 
 /// Opens a regular file; EINVAL for anything else. `O_NONBLOCK` keeps a fifo
 /// that took its place from blocking us.
-pub(crate) fn open_regular(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_regular(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(OwnedFd, Stat), Errno> {
     let flags =
         OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let fd = match open_noatime(dir, name, flags) {
@@ -33,8 +33,9 @@ pub(crate) fn open_regular(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, 
         Err(Errno::LOOP | Errno::NXIO) => return Err(Errno::INVAL),
         result => result?,
     };
-    match FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) {
-        FileType::RegularFile => Ok(fd),
+    let stat = rustix::fs::fstat(&fd)?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Ok((fd, stat)),
         _ => Err(Errno::INVAL),
     }
 }

@@ -419,3 +419,56 @@ fn a_descriptor_is_enough_and_a_file_is_refused() {
     let refused = HostDir::from_fd(file.into()).err().unwrap();
     assert_eq!(refused.raw_os_error(), Some(libc::ENOTDIR));
 }
+
+/// A database in the directory, which this process has open: closing another
+/// descriptor of it would give up the process's locks.
+#[test]
+fn the_own_database_is_neither_seen_nor_opened() {
+    let top = tempfile::tempdir().unwrap();
+    let file = |name: &str| top.path().join(name);
+    fs::create_dir(file("sub")).unwrap();
+    for name in ["sub/s.db", "sub/s.db-wal", "sub/other", "s.db-wal"] {
+        fs::write(file(name), "text").unwrap();
+    }
+    fs::hard_link(file("sub/s.db"), file("link")).unwrap();
+    let meta = fs::metadata(file("link")).unwrap();
+    let path = |name: &str| LowerPath::parse(name.as_bytes()).unwrap();
+    let host = HostDir::open(top.path()).unwrap();
+    let host = host.without_database(top.path(), &file("sub/s.db"));
+    let shown = |dir: &LowerPath| -> Vec<Vec<u8>> {
+        let entries = host.read_dir(dir).unwrap().into_iter();
+        let mut names: Vec<_> = entries.map(|e| e.name.as_bytes().to_vec()).collect();
+        names.retain(|name| name != b"." && name != b"..");
+        names.sort();
+        names
+    };
+    assert_eq!(shown(&LowerPath::root()), [&b"s.db-wal"[..], b"sub"]);
+    assert_eq!(shown(&path("sub")), [b"other"]);
+    for name in ["sub/s.db", "sub/s.db-wal", "link"] {
+        assert_eq!(host.stat(&path(name)).unwrap(), None, "{name}");
+        assert!(host.open(&path(name)).is_err(), "{name}");
+    }
+    // What has been looked up may have become it since; a lock tells a closing.
+    let lock = fs::File::options().write(true).open(file("link")).unwrap();
+    rustix::fs::fcntl_lock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    let locks = || {
+        let table = fs::read_to_string("/proc/locks").unwrap();
+        let inode = format!(":{} ", meta.ino());
+        let ours = format!(" {} ", std::process::id());
+        table
+            .lines()
+            .filter(|line| line.contains(&inode) && line.contains(&ours))
+            .count()
+    };
+    assert_eq!(locks(), 1);
+    assert!(host.open(&path("link")).is_err());
+    assert!(host.open(&path("sub/s.db")).is_err());
+    assert_eq!(locks(), 1);
+    drop(
+        HostDir::open(top.path())
+            .unwrap()
+            .open(&path("link"))
+            .unwrap(),
+    );
+    assert_eq!(locks(), 0, "so the lock does show it");
+}

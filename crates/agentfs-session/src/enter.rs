@@ -13,8 +13,12 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, Signal, WaitOptions, set_parent_process_death_signal, waitpid};
+use rustix::process::{
+    DumpableBehavior, Pid, Signal, WaitOptions, set_dumpable_behavior,
+    set_parent_process_death_signal, waitpid,
+};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 
@@ -170,12 +174,16 @@ fn command(
     go: RawFd,
 ) -> Result<std::convert::Infallible, Failure> {
     let _ = sys::set_process_group(0, 0);
+    // Until it is what it is to become, it holds more than programs inside may
+    // get at: namespaces, and the connection to the server.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|error| failed("dumpable")(error.into()))?;
     if std::env::set_current_dir(&entry.cwd).is_err() {
         std::env::set_current_dir(&entry.base).map_err(failed("the base inside"))?;
     }
-    close_what_reaches_out();
+    let real_files = close_what_reaches_out().map_err(failed("descriptors"))?;
     let root = rustix::process::geteuid().is_root();
-    sandbox::confine(entry.places, root).map_err(failed("sandbox"))?;
+    sandbox::confine(entry.places, root, real_files).map_err(failed("sandbox"))?;
     // Our copy of the writing end would keep us waiting for a dead parent.
     sys::close(go);
     let mut byte = [0];
@@ -222,26 +230,55 @@ fn in_path(program: &OsStr, env: &[(OsString, Option<OsString>)]) -> bool {
         || std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }
 
-/// Descriptors that the shell passed on and that are no plain input or output:
-/// a directory, an `O_PATH` or a socket of outside would reach past the mounts.
-fn close_what_reaches_out() {
+/// Closes what the shell passed on and what is no plain input or output: by a
+/// directory, an `O_PATH` or a socket of outside one gets past the mounts.
+/// Standard input and its like become `/dev/null` instead of a directory.
+/// Whether a file is kept that is written to for real.
+fn close_what_reaches_out() -> io::Result<bool> {
     let Ok(entries) = std::fs::read_dir("/proc/self/fd") else {
-        return;
+        // Without a list nothing but the standard three is kept.
+        sys::close_on_exec_from(3)?;
+        return keep_standard();
     };
     let numbers: Vec<RawFd> = entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .filter(|n| *n > 2)
         .collect();
+    let mut real_files = keep_standard()?;
     for number in numbers {
-        let plain = sys::kind_of_fd(number).is_some_and(|(kind, is_path)| {
-            !is_path && matches!(kind, libc::S_IFREG | libc::S_IFIFO)
-        });
-        // Ours have the flag already.
-        if !plain {
+        let Some(fd) = sys::describe_fd(number) else {
+            continue; // Of the listing itself.
+        };
+        if fd.is_path || !matches!(fd.kind, libc::S_IFREG | libc::S_IFIFO) {
+            // Ours have the flag already.
             sys::set_close_on_exec(number);
+        } else {
+            real_files |= fd.is_real_output();
         }
     }
+    Ok(real_files)
+}
+
+/// The standard three are passed on as they are, but for directories and
+/// `O_PATH`. Whether one is a file that is written to for real.
+fn keep_standard() -> io::Result<bool> {
+    let mut real_files = false;
+    for number in 0..=2 {
+        let Some(fd) = sys::describe_fd(number) else {
+            continue; // Closed, and stays so.
+        };
+        if fd.is_path || fd.kind == libc::S_IFDIR {
+            let null = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty())?;
+            match number {
+                0 => rustix::stdio::dup2_stdin(&null)?,
+                1 => rustix::stdio::dup2_stdout(&null)?,
+                _ => rustix::stdio::dup2_stderr(&null)?,
+            }
+        }
+        real_files |= fd.is_real_output();
+    }
+    Ok(real_files)
 }
 
 /// Takes exactly the four namespaces out of a list of descriptors.

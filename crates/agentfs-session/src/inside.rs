@@ -24,6 +24,7 @@ use crate::mounts::{
 };
 use crate::protocol::{BuildPlan, Place, PlaceKind, Volume};
 use crate::request::Limit;
+use crate::sockets;
 
 /// Devices every program may have.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -69,9 +70,6 @@ const PROC_MASKED: [&str; 12] = [
     "timer_list",
     "vmallocinfo",
 ];
-
-/// The most foreign sockets that are covered one by one.
-const SOCKETS_MAX: usize = 4096;
 
 /// What stands when all is built.
 pub(crate) struct Built {
@@ -163,7 +161,8 @@ impl Builder<'_, '_> {
     /// Returns the private /dev by a mount that can be written.
     fn run(&mut self, log: &Path) -> Result<OwnedFd, SessionError> {
         // Take what will be covered.
-        let sockets = foreign_sockets();
+        let mut sockets = sockets::by_absolute_path();
+        sockets.extend(self.plan.sockets.iter().cloned().map(PathBuf::from));
         let mut placements = self.take_placements();
         let run_kept = take_run();
 
@@ -542,42 +541,4 @@ fn take_run() -> Vec<(PathBuf, bool, Tree)> {
             Some((path.clone(), meta.is_dir(), Tree::copy_of(&path).ok()?))
         })
         .collect()
-}
-
-/// Paths of the Unix sockets that exist on the host (in this network namespace).
-fn foreign_sockets() -> BTreeSet<PathBuf> {
-    let table = fs::read("/proc/net/unix").unwrap_or_default();
-    sockets_in(&table).into_iter().take(SOCKETS_MAX).collect()
-}
-
-/// The paths in a table of the form of `/proc/net/unix`.
-fn sockets_in(table: &[u8]) -> BTreeSet<PathBuf> {
-    table
-        .split(|&b| b == b'\n')
-        .filter_map(|line| {
-            // Seven columns, then the path to the end of the line.
-            let at = line.iter().position(|&b| b == b'/')?;
-            Some(PathBuf::from(OsStr::from_bytes(line.get(at..)?)))
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn socket_table() {
-        let table = b"Num       RefCount Protocol Flags    Type St Inode Path\n\
-            00000000f8be1496: 00000003 00000000 00000000 0001 03  1586\n\
-            00000000f8be1497: 00000002 00000000 00010000 0001 01  1587 /run/dbus/a b\n\
-            00000000f8be1498: 00000002 00000000 00010000 0001 01  1588 @/tmp/abstract\n";
-        let found = sockets_in(table);
-        assert!(found.contains(Path::new("/run/dbus/a b")));
-        assert_eq!(
-            found.len(),
-            2,
-            "an abstract name with a slash is looked for as a path, which is harmless"
-        );
-    }
 }

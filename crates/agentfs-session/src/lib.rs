@@ -42,6 +42,7 @@ mod seccomp;
 mod serve;
 mod server;
 mod setup;
+mod sockets;
 mod sys;
 mod terminal;
 

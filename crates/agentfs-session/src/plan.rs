@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::protocol::{BuildPlan, StartConfig};
 use crate::runtime;
+use crate::sockets;
 
 /// Agents' own state under `$HOME`: writable for real where it exists.
 pub(crate) const AGENT_STATE: [&str; 5] = [".amp", ".claude", ".claude.json", ".codex", ".gemini"];
@@ -80,6 +81,10 @@ pub(crate) fn build_plan(config: &StartConfig) -> BuildPlan {
         } else {
             Vec::new()
         },
+        sockets: sockets::by_relative_path()
+            .into_iter()
+            .map(Into::into)
+            .collect(),
     }
 }
 

@@ -198,6 +198,8 @@ pub(crate) struct BuildPlan {
     pub(crate) real: Vec<AnyPath>,
     /// Names in `home` to show through the session's layer over it.
     pub(crate) caches: Vec<AnyPath>,
+    /// Sockets to cover that only the server can find.
+    pub(crate) sockets: Vec<AnyPath>,
 }
 
 /// One side of a conversation.

@@ -4,19 +4,24 @@
 //! Nothing here follows a symbolic link that somebody else could have made, or
 //! uses a directory that is not ours alone.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RawDir, chmodat, openat};
 
 use crate::error::SessionError;
 
 /// How long the log of a server that died is kept.
 const DEAD_LOG_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// How deep directories are opened up to be removed: each takes two descriptors.
+const OPEN_UP_MAX: u32 = 256;
 
 /// Identity of a database file: device and inode.
 pub(crate) type DbId = (u64, u64);
@@ -285,26 +290,39 @@ pub(crate) fn remove_tree(path: &Path) {
     if fs::remove_dir_all(path).is_ok() {
         return;
     }
-    open_up(path, 0);
+    if let Err(error) = open_up(CWD, path, 0) {
+        tracing::warn!("{} cannot be opened up: {error}", path.display());
+    }
     if let Err(error) = fs::remove_dir_all(path) {
         tracing::warn!("{} is left behind: {error}", path.display());
     }
 }
 
-/// Gives ourselves access to every directory of a tree.
-fn open_up(path: &Path, depth: u32) {
-    use std::os::unix::fs::PermissionsExt;
-    // Only directories, never through a link: chmod follows links.
-    if depth > 512 || !fs::symlink_metadata(path).is_ok_and(|m| m.is_dir()) {
-        return;
+/// Gives ourselves access to every directory of a tree, by descriptors: programs
+/// of a session whose server was killed may still be in it, and put links where
+/// directories were.
+fn open_up(parent: impl AsFd, name: &Path, depth: u32) -> io::Result<()> {
+    if depth > OPEN_UP_MAX {
+        return Ok(());
     }
-    let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
-    let Ok(entries) = fs::read_dir(path) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        open_up(&entry.path(), depth + 1);
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let found = openat(parent, name, flags | OFlags::PATH, Mode::empty())?;
+    // Of a descriptor that gives no access the mode is changed by this way only.
+    let itself = format!("/proc/self/fd/{}", found.as_raw_fd());
+    chmodat(CWD, itself, Mode::RWXU, AtFlags::empty())?;
+    let listing = openat(&found, ".", flags | OFlags::RDONLY, Mode::empty())?;
+    let mut buffer = Vec::with_capacity(16 << 10);
+    let mut entries = RawDir::new(&listing, buffer.spare_capacity_mut());
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        let maybe = matches!(entry.file_type(), FileType::Directory | FileType::Unknown);
+        if maybe && name != "." && name != ".." {
+            // What has gone or is something else by now needs no access.
+            let _ = open_up(&listing, Path::new(name), depth + 1);
+        }
     }
+    Ok(())
 }
 
 /// Removes what sessions that died long ago left in a runtime directory.
@@ -326,4 +344,61 @@ fn sweep(root: &Path) {
 pub(crate) fn db_id(path: &Path) -> io::Result<DbId> {
     let meta = fs::metadata(path)?;
     Ok((meta.dev(), meta.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_tree_without_access_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().join("top");
+        fs::create_dir_all(top.join("a/b")).unwrap();
+        fs::write(top.join("a/b/file"), "").unwrap();
+        for closed in ["a/b", "a"] {
+            fs::set_permissions(top.join(closed), fs::Permissions::from_mode(0o000)).unwrap();
+        }
+        open_up(CWD, &top, 0).unwrap();
+        for opened in ["a", "a/b"] {
+            let mode = fs::metadata(top.join(opened)).unwrap().mode();
+            assert_eq!(mode & 0o777, 0o700, "{opened}");
+        }
+        remove_tree(&top);
+        assert!(!top.exists());
+    }
+
+    /// A program of a session whose server was killed swaps a directory of its
+    /// `/tmp` for a link, while the next session's start clears that away.
+    #[test]
+    fn opening_up_a_tree_changes_nothing_that_a_link_leads_to() {
+        use rustix::fs::{RenameFlags, renameat_with};
+        let dir = tempfile::tempdir().unwrap();
+        let (top, outside) = (dir.path().join("top"), dir.path().join("outside"));
+        fs::create_dir_all(top.join("a")).unwrap();
+        fs::create_dir_all(outside.join("below")).unwrap();
+        let kept = fs::Permissions::from_mode(0o755);
+        for path in [&outside, &outside.join("below")] {
+            fs::set_permissions(path, kept.clone()).unwrap();
+        }
+        std::os::unix::fs::symlink(&outside, top.join("b")).unwrap();
+        let ended = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                    let (a, b) = (top.join("a"), top.join("b"));
+                    renameat_with(CWD, &a, CWD, &b, RenameFlags::EXCHANGE).unwrap();
+                }
+            });
+            for _ in 0..3000 {
+                let _ = open_up(CWD, &top, 0);
+            }
+            ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        for path in [&outside, &outside.join("below")] {
+            let mode = fs::metadata(path).unwrap().mode();
+            assert_eq!(mode & 0o777, 0o755, "{}", path.display());
+        }
+    }
 }

@@ -5,12 +5,14 @@
 //! [`limits`], never silently done without.
 
 use std::io;
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
-    RulesetAttr, RulesetCreatedAttr, Scope,
+    ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, Scope,
 };
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::protocol::{Place, PlaceKind};
@@ -80,10 +82,10 @@ fn landlock(places: &[Place]) -> io::Result<()> {
         .create()
         .map_err(other)?;
     let mut allow = |path: PathBuf, rights: BitFlags<AccessFs>| -> io::Result<()> {
-        let Ok(fd) = PathFd::new(&path) else {
+        let Ok(fd) = open_place(&path) else {
             return Ok(());
         };
-        let is_dir = std::fs::metadata(&path).is_ok_and(|m| m.is_dir());
+        let is_dir = FileType::from_raw_mode(fstat(&fd)?.st_mode).is_dir();
         let rights = if is_dir {
             rights
         } else {
@@ -113,6 +115,15 @@ fn landlock(places: &[Place]) -> io::Result<()> {
     Ok(())
 }
 
+/// A place as it was when the session started: by a path without links. What
+/// lies under the private `/tmp` could have been moved away by a program inside
+/// and a link out been put there, for the next terminal to follow.
+fn open_place(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let links = ResolveFlags::NO_SYMLINKS;
+    Ok(openat2(CWD, path, flags, Mode::empty(), links)?)
+}
+
 fn drop_capabilities(keep: CapabilitySet) -> io::Result<()> {
     for bit in 0..64_u32 {
         let one = CapabilitySet::from_bits_retain(1 << bit);
@@ -135,12 +146,13 @@ fn drop_capabilities(keep: CapabilitySet) -> io::Result<()> {
     Ok(())
 }
 
-/// Confines this process. There is no way back.
+/// Confines this process. There is no way back. `real_files`: it has descriptors
+/// by which it writes to files outside.
 ///
 /// # Errors
 /// When a wall that this kernel has could not be put up; the program must then
 /// not be run.
-pub(crate) fn confine(places: &[Place], root: bool) -> io::Result<()> {
+pub(crate) fn confine(places: &[Place], root: bool, real_files: bool) -> io::Result<()> {
     rustix::thread::set_no_new_privs(true)?;
     landlock(places)?;
     drop_capabilities(if root {
@@ -149,5 +161,39 @@ pub(crate) fn confine(places: &[Place], root: bool) -> io::Result<()> {
         CapabilitySet::empty()
     })?;
     let real_places = places.iter().any(|place| place.kind == PlaceKind::Real);
-    seccomp::install(seccomp::Filter { real_places, root })
+    seccomp::install(seccomp::Filter {
+        real_files: real_files || real_places,
+        root,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both walls are to stand alone, so Landlock is tried without the other.
+    #[test]
+    fn a_place_that_has_become_a_link_gives_no_rights() {
+        if landlock_abi() == 0 {
+            return; // The banner says so.
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (outside, kept) = (dir.path().join("outside"), dir.path().join("kept"));
+        let moved = dir.path().join("moved");
+        for made in [&outside, &kept] {
+            std::fs::create_dir_all(made.join("place")).unwrap();
+        }
+        std::os::unix::fs::symlink(&outside, &moved).unwrap();
+        let places = [&moved, &kept].map(|parent| Place {
+            path: parent.join("place").into(),
+            kind: PlaceKind::Temporary,
+        });
+        // It confines the thread it is called in.
+        let tried = std::thread::spawn(move || {
+            rustix::thread::set_no_new_privs(true).unwrap();
+            landlock(&places).unwrap();
+            [&outside, &kept].map(|parent| std::fs::write(parent.join("place/file"), "").is_ok())
+        });
+        assert_eq!(tried.join().unwrap(), [false, true]);
+    }
 }

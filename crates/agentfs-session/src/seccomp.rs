@@ -15,7 +15,7 @@ use seccompiler::{
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Filter {
     /// Files of the host can be written: refuse to make set-user-ID files.
-    pub(crate) real_places: bool,
+    pub(crate) real_files: bool,
     /// The session is root's: refuse to make set-group-ID files, too. (Others
     /// may need the bit on directories of a shared git repository.)
     pub(crate) root: bool,
@@ -51,6 +51,7 @@ const REFUSED: &[i64] = &[
     libc::SYS_fspick,
     libc::SYS_move_mount,
     libc::SYS_open_tree,
+    SYS_OPEN_TREE_ATTR,
     libc::SYS_mount_setattr,
     libc::SYS_setns,
     libc::SYS_swapon,
@@ -87,7 +88,12 @@ const REFUSED: &[i64] = &[
 
 /// System calls that programs must take for not built into this kernel, so
 /// that they fall back to what the filter can see into.
+///
+/// `clone3` among them because it puts a child into any control group whose
+/// directory can be opened: the kernel then asks for the right to write to
+/// `cgroup.procs`, and not whether that is on a read-only mount.
 const ABSENT: &[i64] = &[
+    libc::SYS_clone3,
     libc::SYS_io_uring_setup,
     libc::SYS_io_uring_enter,
     libc::SYS_io_uring_register,
@@ -105,7 +111,7 @@ fn refusals(filter: Filter) -> Result<Rules, io::Error> {
         vec![equals(1, TIOCSTI)?, equals(1, TIOCLINUX)?],
     );
     let mut bits = Vec::new();
-    if filter.real_places {
+    if filter.real_files {
         bits.push(u64::from(libc::S_ISUID));
         if filter.root {
             bits.push(u64::from(libc::S_ISGID));
@@ -148,10 +154,12 @@ fn refusals(filter: Filter) -> Result<Rules, io::Error> {
 
 /// Since Linux 6.6; the same number on every architecture.
 const SYS_FCHMODAT2: i64 = 452;
+/// Since Linux 6.15; the same number on every architecture.
+const SYS_OPEN_TREE_ATTR: i64 = 467;
 
 fn absences(filter: Filter) -> Rules {
     let mut rules: Rules = ABSENT.iter().map(|&call| (call, vec![])).collect();
-    if filter.real_places {
+    if filter.real_files {
         // Its mode lies in memory, where no filter can look.
         rules.insert(libc::SYS_openat2, vec![]);
     }

@@ -47,6 +47,7 @@ pub(crate) struct ViewConfig {
 /// The open database and its file systems.
 pub(crate) struct View {
     base: Arc<HostDir>,
+    db: PathBuf,
     home: Option<PathBuf>,
     log: PathBuf,
     database: Database,
@@ -126,7 +127,7 @@ impl View {
     /// The storage's sentence when it refuses the file.
     pub(crate) fn open(config: ViewConfig) -> Result<Self, SessionError> {
         let base = HostDir::from_fd(config.base).map_err(|error| SessionError::BaseGone {
-            base: config.base_path,
+            base: config.base_path.clone(),
             reason: error.to_string(),
         })?;
         wait_for_turn(&config.db, &config.log)?;
@@ -156,7 +157,8 @@ impl View {
             tracing::warn!("changes of the database by others show late: {error}");
         }
         Ok(Self {
-            base: Arc::new(base),
+            base: Arc::new(base.without_database(&config.base_path, &config.db)),
+            db: config.db,
             home: config.home,
             log: config.log,
             database,
@@ -176,6 +178,7 @@ impl View {
             (Volume::Base, _) => (Arc::clone(&self.base), agentfs_sqlite::Volume::View),
             (Volume::Home, Some(home)) => {
                 let lower = HostDir::open(home).map_err(|e| self.failed(home, e))?;
+                let lower = lower.without_database(home, &self.db);
                 (Arc::new(lower), agentfs_sqlite::Volume::Home)
             }
             (Volume::Home, None) => return Err(self.failed(Path::new("$HOME"), "it is not known")),

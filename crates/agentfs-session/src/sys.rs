@@ -377,9 +377,29 @@ pub(crate) fn set_close_on_exec(number: RawFd) {
     unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
 }
 
-/// The type bits of what a descriptor known by number refers to, and whether
-/// it was opened with `O_PATH`.
-pub(crate) fn kind_of_fd(number: RawFd) -> Option<(u32, bool)> {
+/// What a descriptor known by number refers to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Described {
+    /// The type bits of its mode.
+    pub(crate) kind: u32,
+    /// It was opened with `O_PATH`.
+    pub(crate) is_path: bool,
+    /// It was opened for writing.
+    pub(crate) is_written: bool,
+    /// It has a name in some directory.
+    pub(crate) has_name: bool,
+}
+
+impl Described {
+    /// A file of the host that gets what programs print; one without a name is
+    /// nobody else's.
+    pub(crate) fn is_real_output(self) -> bool {
+        self.kind == libc::S_IFREG && self.is_written && self.has_name
+    }
+}
+
+/// Looks what a descriptor known by number refers to. `None`: it is not open.
+pub(crate) fn describe_fd(number: RawFd) -> Option<Described> {
     // SAFETY: an all-zero stat is valid, the calls only look.
     unsafe {
         let mut stat: libc::stat = std::mem::zeroed();
@@ -387,7 +407,12 @@ pub(crate) fn kind_of_fd(number: RawFd) -> Option<(u32, bool)> {
             return None;
         }
         let flags = libc::fcntl(number, libc::F_GETFL);
-        Some((stat.st_mode & libc::S_IFMT, flags & libc::O_PATH != 0))
+        Some(Described {
+            kind: stat.st_mode & libc::S_IFMT,
+            is_path: flags & libc::O_PATH != 0,
+            is_written: flags & libc::O_ACCMODE != libc::O_RDONLY,
+            has_name: stat.st_nlink > 0,
+        })
     }
 }
 

@@ -9,7 +9,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -248,9 +248,12 @@ fn create_file(paths: &Paths) -> Result<(), OpenError> {
             _ => {}
         }
     }
+    // It holds what programs wrote into files that nobody else may read. SQLite
+    // gives the files beside it the same mode.
     match File::options()
         .write(true)
         .create_new(true)
+        .mode(0o600)
         .open(&paths.database)
     {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {

@@ -54,6 +54,24 @@ pub(crate) fn agentfs(root: &Path, given: Option<&Path>) -> anyhow::Result<PathB
     Ok(root.join("target/release/agentfs"))
 }
 
+/// The same program, which writes to a pipe wherever its output goes to. More
+/// arguments can follow.
+pub(super) fn piped(command: &Command) -> Command {
+    let mut piped = Command::new("bash");
+    piped.args(["-o", "pipefail", "-c", "\"$0\" \"$@\" 2>&1 | cat"]);
+    piped.arg(command.get_program()).args(command.get_args());
+    for (key, value) in command.get_envs() {
+        match value {
+            Some(value) => piped.env(key, value),
+            None => piped.env_remove(key),
+        };
+    }
+    if let Some(dir) = command.get_current_dir() {
+        piped.current_dir(dir);
+    }
+    piped
+}
+
 /// A program that runs, and the file that all it says goes to.
 pub(crate) struct Job {
     child: Child,

@@ -126,8 +126,9 @@ impl Stage<'_> {
     fn run(&self, bench: &Bench) -> anyhow::Result<Outcomes> {
         let mut command = match self.session {
             None => Command::new(&bench.suite),
+            // A session that is given a file to write to refuses set-user-ID bits.
             Some((project, session)) => {
-                let mut command = bench.session(project, session);
+                let mut command = host::piped(&bench.session(project, session));
                 command.arg(&bench.suite);
                 command
             }

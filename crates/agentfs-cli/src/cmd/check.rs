@@ -33,7 +33,7 @@ pub(crate) fn check(args: &CheckArgs) -> Result<u8> {
         .storage
         .read(|txn| examine(txn, &lower, chunk_size_bytes))?;
     let home = store.database.volume(Volume::Home);
-    let home_lower = store::home_or_nothing();
+    let home_lower = store::home_or_nothing(&located);
     let home_violations = home.read(|txn| examine(txn, &home_lower, chunk_size_bytes))?;
     drop(progress);
     let view = violations.iter().map(|violation| ("", violation));

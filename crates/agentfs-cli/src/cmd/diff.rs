@@ -16,7 +16,7 @@ use crate::{base, locate};
 pub(crate) fn diff(args: &DiffArgs) -> Result<u8> {
     let located = locate::existing(&args.name)?;
     let store = Store::read(&located)?;
-    let lower = store::lower(&base::of(&located, &store.database)?)?;
+    let lower = store::lower(&located, &base::of(&located, &store.database)?)?;
     let progress = Progress::new("comparing");
     let mut entries = Vec::new();
     store.storage.read(|txn| {

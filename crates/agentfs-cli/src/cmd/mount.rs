@@ -104,7 +104,7 @@ fn serve(located: &Located, dir: &Path, args: &MountArgs) -> Result<u8> {
             located.name
         );
     }
-    let lower = store::lower(&base)?;
+    let lower = store::lower(located, &base)?;
     let overlay = Overlay::open(store.storage.clone(), lower, store::config())?;
     let options = MountOptions {
         allow_other: args.allow_other,

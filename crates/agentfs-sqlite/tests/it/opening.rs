@@ -437,3 +437,29 @@ fn hostile_rows_are_corrupt() {
         .read(|txn| txn.dentry(Ino::ROOT, &name("x")));
     assert_eq!(missing, Ok(None));
 }
+
+/// It holds what programs wrote into files that nobody else may read.
+#[test]
+fn a_new_database_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = Dir::new();
+    let database = dir.open();
+    let storage = database.volume(Volume::View);
+    let root = inode(agentfs_core::FileKind::Directory, 0);
+    storage
+        .write(|txn| txn.put_inode(Ino::ROOT, &root))
+        .unwrap();
+    database.sync().unwrap();
+    assert_eq!(
+        dir.files().len(),
+        3,
+        "with -wal and -shm: {:?}",
+        dir.files()
+    );
+    for name in dir.files() {
+        let path = dir.path().with_file_name(&name);
+        let mode = std::fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    database.close().unwrap();
+}

@@ -1,4 +1,5 @@
-//! Every clause of docs/SEMANTICS.md names tests, and every named test exists.
+//! Every clause of docs/SEMANTICS.md and every promise of docs/SANDBOX.md names
+//! tests, and every named test exists.
 //!
 //! A clause is a heading of level 3 or deeper, `### 2.4 Title`; its tests stand
 //! in its text as `Tests:` (or `Test:`) and names in backquotes, with or without
@@ -8,33 +9,56 @@ use std::collections::HashSet;
 
 use super::{SourceFile, is_rust};
 
-const DOCUMENT: &str = "docs/SEMANTICS.md";
+/// A document of clauses, and what each must say beside its tests.
+struct Document {
+    path: &'static str,
+    says: Option<&'static str>,
+}
 
-/// Checks the document against the tests of the repository.
+const DOCUMENTS: [Document; 2] = [
+    Document {
+        path: "docs/SEMANTICS.md",
+        says: None,
+    },
+    Document {
+        path: "docs/SANDBOX.md",
+        says: Some("Stopped by:"),
+    },
+];
+
+/// Checks the documents against the tests of the repository.
 pub(super) fn check(files: &[SourceFile]) -> Vec<String> {
-    let Some(document) = files.iter().find(|file| file.path == DOCUMENT) else {
-        return vec![format!("{DOCUMENT}: is missing")];
-    };
     let sources = files.iter().filter(|file| is_rust(&file.path));
     let functions: HashSet<&str> = sources
         .flat_map(|file| function_names(&file.text))
         .collect();
-    check_document(&document.text, &functions)
+    let check = |document: &Document| {
+        let file = files.iter().find(|file| file.path == document.path);
+        match file {
+            Some(file) => check_document(document, &file.text, &functions),
+            None => vec![format!("{}: is missing", document.path)],
+        }
+    };
+    DOCUMENTS.iter().flat_map(check).collect()
 }
 
-fn check_document(text: &str, functions: &HashSet<&str>) -> Vec<String> {
+fn check_document(document: &Document, text: &str, functions: &HashSet<&str>) -> Vec<String> {
     let mut findings = Vec::new();
+    let Document { path, says } = document;
     for clause in clauses(text) {
+        if let Some(words) = says.filter(|words| !clause.lines.iter().any(|l| l.contains(words))) {
+            findings.push(format!("{path}: `{}` has no `{words}`", clause.title));
+        }
         let named: Vec<_> = tests_named(&clause).collect();
         if named.is_empty() {
-            findings.push(format!("{DOCUMENT}: `{}` names no test", clause.title));
+            findings.push(format!("{path}: `{}` names no test", clause.title));
         }
         for test in named
             .iter()
             .filter(|test| !functions.contains(last_segment(test)))
         {
             findings.push(format!(
-                "{DOCUMENT}: `{}` names `{test}`, which does not exist",
+                "{path}: `{}` names `{test}`, which does not exist",
                 clause.title
             ));
         }
@@ -92,7 +116,7 @@ fn function_names(source: &str) -> impl Iterator<Item = &str> {
 mod tests {
     use super::*;
 
-    const DOCUMENT: &str = "\
+    const TEXT: &str = "\
 # Title
 ## 2 Copy-up
 Prose with `code`.
@@ -107,17 +131,30 @@ More `code`.
     #[test]
     fn named_tests_must_exist() {
         let both = HashSet::from(["reading_copies_nothing", "opening_copies_nothing"]);
-        assert_eq!(check_document(DOCUMENT, &both), Vec::<String>::new());
+        assert_eq!(
+            check_document(&DOCUMENTS[0], TEXT, &both),
+            Vec::<String>::new()
+        );
         let one = HashSet::from(["reading_copies_nothing"]);
-        assert_eq!(check_document(DOCUMENT, &one).len(), 1);
+        assert_eq!(check_document(&DOCUMENTS[0], TEXT, &one).len(), 1);
     }
 
     #[test]
     fn a_clause_without_tests_is_found() {
         assert_eq!(
-            check_document("### 1 Clause\nProse.\n", &HashSet::new()).len(),
+            check_document(&DOCUMENTS[0], "### 1 Clause\nProse.\n", &HashSet::new()).len(),
             1
         );
+    }
+
+    #[test]
+    fn a_promise_says_what_keeps_it() {
+        let check = |text| check_document(&DOCUMENTS[1], text, &HashSet::from(["one"]));
+        assert_eq!(
+            check("### 1 Promise\nStopped by: mounts.\nTests: `one`\n"),
+            Vec::<String>::new()
+        );
+        assert_eq!(check("### 1 Promise\nTests: `one`\n").len(), 1);
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod skip;
 pub mod tree;
 pub mod user;
 pub mod world;
+pub mod worlds;
 
 pub use agentfs::agentfs_binary;
 pub use child::{Finished, Run};

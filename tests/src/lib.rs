@@ -9,6 +9,8 @@
 pub mod agentfs;
 pub mod changes;
 pub mod child;
+pub mod fuzz;
+pub mod hostile;
 pub mod project;
 pub mod skip;
 pub mod tree;

@@ -137,6 +137,12 @@ impl World {
         self.run(&self.binary).args(args)
     }
 
+    /// The binary under test, where every user can run it.
+    #[must_use]
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// A shell script inside the session `name`.
     pub fn in_session(&self, name: &str, script: &str) -> Run {
         self.agentfs(["run", "--session", name, "--", "sh", "-c", script])

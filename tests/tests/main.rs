@@ -7,6 +7,7 @@
 
 mod cli;
 mod crash;
+mod hostile;
 mod interop;
 mod model;
 mod mount_model;

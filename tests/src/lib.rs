@@ -10,12 +10,15 @@ pub mod agentfs;
 pub mod changes;
 pub mod child;
 pub mod disk;
+pub mod fuzz;
+pub mod hostile;
 pub mod power;
 pub mod project;
 pub mod skip;
 pub mod tree;
 pub mod user;
 pub mod world;
+pub mod worlds;
 
 pub use agentfs::agentfs_binary;
 pub use child::{Finished, Run};

@@ -132,7 +132,7 @@ impl World {
         run.user(self.account.uid, self.account.gid)
     }
 
-    /// Where `agentfs` lies, for a program that starts it.
+    /// The binary under test, where every user can run it.
     #[must_use]
     pub fn binary(&self) -> &Path {
         &self.binary
@@ -141,12 +141,6 @@ impl World {
     /// `agentfs` with these arguments, in the project.
     pub fn agentfs<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Run {
         self.run(&self.binary).args(args)
-    }
-
-    /// The binary under test, where every user can run it.
-    #[must_use]
-    pub fn binary(&self) -> &Path {
-        &self.binary
     }
 
     /// A shell script inside the session `name`.

@@ -8,6 +8,7 @@
 mod cli;
 mod crash;
 mod faults;
+mod hostile;
 mod interop;
 mod model;
 mod mount_model;

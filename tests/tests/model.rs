@@ -7,18 +7,16 @@
 mod foreign;
 mod regressions;
 mod threads;
-mod worlds;
 
 use agentfs_hostdir::HostDir;
 use agentfs_testkit::base::{BaseTree, base_tree};
 use agentfs_testkit::contract::lower_suite;
 use agentfs_testkit::driver::{Checked, Driver, FaultIn, Options, RefPolicy, World};
 use agentfs_testkit::op::{Op, Weights, ops};
+use agentfs_tests::worlds::{HostWorld, SQLITE_CHUNK_BYTES, SqliteWorld};
+pub(crate) use agentfs_tests::worlds::{MemoryWorld, host_tree, open_database};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestError, TestRunner};
-
-use worlds::{HostWorld, SQLITE_CHUNK_BYTES, SqliteWorld};
-pub(crate) use worlds::{MemoryWorld, host_tree, open_database};
 
 /// The chunk size of storages in memory: small, so that small files have many.
 const CHUNK_BYTES: u32 = 64;

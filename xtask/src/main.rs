@@ -1,10 +1,11 @@
 //! Developer commands of this workspace: `cargo xtask tidy`, `cargo xtask ci`,
-//! `cargo xtask bench`, `cargo xtask suite`, `cargo xtask soak`.
+//! `cargo xtask bench`, `cargo xtask suite`, `cargo xtask soak`, `cargo xtask fuzz`.
 //!
 //! Must never change a file of the source tree, but for the figures that a full
-//! benchmark writes to docs/benchmarks.
+//! benchmark writes to docs/benchmarks and the seeds that fuzzing is told to keep.
 
 mod bench;
+mod fuzz;
 mod random;
 mod soak;
 mod suite;
@@ -39,6 +40,8 @@ enum Command {
     /// What `soak crash` runs inside a view.
     #[command(hide = true)]
     CrashWorker(soak::CrashWorkerArgs),
+    /// Give random input to what reads the input of others.
+    Fuzz(fuzz::FuzzArgs),
     /// What `bench` runs inside a view.
     #[command(hide = true)]
     BenchWorker(bench::WorkerArgs),
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Command::Suite(args) => suite::run(&root, &args),
         Command::Soak(args) => soak::run(&root, &args),
         Command::CrashWorker(args) => soak::run_crash_worker(&args),
+        Command::Fuzz(args) => fuzz::run(&root, &args),
         Command::BenchWorker(args) => bench::run_worker(&args),
     };
     match outcome {

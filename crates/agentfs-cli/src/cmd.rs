@@ -11,7 +11,7 @@ mod ps;
 mod run;
 mod stop;
 mod timeline;
-mod tool;
+pub(crate) mod tool;
 
 use anyhow::Result;
 

@@ -128,7 +128,8 @@ pub(crate) fn create_holder(located: &Located) -> Result<(), LocateError> {
     }
 }
 
-fn find(word: &OsStr, from: &Path) -> Result<Located, LocateError> {
+/// Finds a session by name or path, as from a directory.
+pub(crate) fn find(word: &OsStr, from: &Path) -> Result<Located, LocateError> {
     if is_path(word) {
         return at_path(word, from);
     }

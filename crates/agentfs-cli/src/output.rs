@@ -172,12 +172,17 @@ pub(crate) fn path(path: &Path) -> Cow<'_, str> {
     quote(path.as_os_str().as_encoded_bytes())
 }
 
-/// Rows under a heading, in columns two spaces apart.
+/// What a column is padded to at most, in characters. Formatting refuses 65,536
+/// with a panic, and a cell may hold what another program wrote.
+const COLUMN_MAX_CHARS: usize = 100;
+
+/// Rows under a heading, in columns two spaces apart; what is longer than a column
+/// can be wide sticks out.
 pub(crate) fn table<const N: usize>(heading: &[&str; N], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
         let widest = cells.map(|cell| cell.chars().count()).max().unwrap_or(0);
-        widest.max(heading[column].len())
+        widest.max(heading[column].len()).min(COLUMN_MAX_CHARS)
     };
     let widths: Vec<usize> = (0..N).map(width).collect();
     let mut text = String::new();
@@ -261,5 +266,18 @@ mod tests {
         check(b"/\xff", "\"/\\377\"");
         check(b"/\x1b[31m", "\"/\\033[31m\"");
         check("/\u{85}".as_bytes(), "\"/\\302\\205\"");
+    }
+
+    #[test]
+    fn a_table_bears_a_cell_of_any_length() {
+        let long = "x".repeat(70_000);
+        let rows = [
+            vec![long.clone(), "b".to_owned()],
+            vec!["a".into(), "b".into()],
+        ];
+        let text = table(&["ONE", "TWO"], &rows);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[1], format!("{long}  b"));
+        assert_eq!(lines[2].len(), COLUMN_MAX_CHARS + 3);
     }
 }

@@ -22,7 +22,8 @@ use crate::overlay::merge;
 use crate::storage::{InodeRow, ReadTxn};
 use crate::types::{FILE_MAX_BYTES, FileKind, Ino, LowerPath, Name, SYMLINK_MAX_BYTES};
 
-/// So many violations are listed; then [`Violation::More`] ends the list.
+/// So many errors are listed, and so many notices; then [`Violation::More`] and
+/// [`Violation::MoreNotices`] end the list.
 pub const VIOLATIONS_MAX: usize = 10_000;
 
 /// Checks an upper layer over its lower layer; `chunk_size_bytes` is that of the
@@ -56,12 +57,16 @@ pub fn check<L: LowerLayer>(
         reached: HashSet::default(),
         merged: HashSet::default(),
         found: Vec::new(),
+        said: [0; 2],
     };
     checker.tree()?;
     checker.inodes()?;
     checker.whiteouts()?;
-    if checker.found.len() > VIOLATIONS_MAX {
-        checker.found.truncate(VIOLATIONS_MAX);
+    let [notices, errors] = checker.said;
+    if notices > VIOLATIONS_MAX {
+        checker.found.push(Violation::MoreNotices);
+    }
+    if errors > VIOLATIONS_MAX {
         checker.found.push(Violation::More);
     }
     Ok(checker.found)
@@ -78,12 +83,16 @@ struct Checker<'a, L> {
     /// Lower directories that show through some directory.
     merged: HashSet<LowerPath, RandomState>,
     found: Vec<Violation>,
+    /// Notices and errors so far: those not listed count, too.
+    said: [usize; 2],
 }
 
 impl<L: LowerLayer> Checker<'_, L> {
     fn say(&mut self, violation: Violation) {
-        // One over the limit is kept, to know that there were more.
-        if self.found.len() <= VIOLATIONS_MAX {
+        // Apart, so that no number of notices keeps an error from being listed.
+        let said = &mut self.said[usize::from(violation.severity() == Severity::Error)];
+        *said += 1;
+        if *said <= VIOLATIONS_MAX {
             self.found.push(violation);
         }
     }

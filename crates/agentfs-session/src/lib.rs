@@ -28,6 +28,8 @@ mod db_watch;
 mod enter;
 mod environment;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod holder;
 mod inside;
 mod log;

@@ -11,6 +11,8 @@ use rusqlite::{Connection, ErrorCode};
 use thiserror::Error;
 
 use crate::sys;
+/// What is repeated of what SQLite says, in characters.
+const WORDS_MAX_CHARS: usize = 160;
 
 /// Why a database was not opened. A refused database has not been changed.
 #[derive(Debug, Error)]
@@ -124,20 +126,20 @@ impl OpenError {
             Some(ErrorCode::NotADatabase) => Self::NotADatabase(path),
             Some(ErrorCode::DatabaseCorrupt) => Self::Corrupt {
                 path,
-                reason: error.to_string(),
+                reason: words(error),
             },
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
                 Self::Busy { path, pid: None }
             }
             Some(ErrorCode::PermissionDenied) => Self::Permission {
                 path,
-                reason: error.to_string(),
+                reason: words(error),
             },
             Some(ErrorCode::ReadOnly) => Self::ReadOnlyFileSystem(path),
             Some(ErrorCode::DiskFull) => Self::Full(path),
             _ => Self::Io {
                 path,
-                reason: error.to_string(),
+                reason: words(error),
             },
         }
     }
@@ -167,9 +169,9 @@ pub(crate) fn storage_error(error: &rusqlite::Error) -> StorageError {
         // A value longer than the limit set on the connection is as absurd as a
         // malformed page.
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::TooBig) => {
-            StorageError::Corrupt(error.to_string())
+            StorageError::Corrupt(words(error))
         }
-        _ => StorageError::Io(error.to_string()),
+        _ => StorageError::Io(words(error)),
     }
 }
 
@@ -183,6 +185,14 @@ pub(crate) fn refined(error: StorageError, conn: &Connection) -> StorageError {
         StorageError::Io(_) => error,
         says_more => says_more,
     }
+}
+
+/// What SQLite says, fit for a sentence: of a schema that it does not understand it
+/// quotes the rest, whatever that holds.
+fn words(error: &rusqlite::Error) -> String {
+    let said = error.to_string();
+    let fit: String = said.chars().take(WORDS_MAX_CHARS).collect();
+    fit.replace(char::is_control, " ")
 }
 
 /// The storage error for a host error. A quota and a limit of file sizes leave no

@@ -8,6 +8,9 @@ use rusqlite::{Connection, OptionalExtension};
 use crate::error::OpenError;
 use crate::schema;
 
+/// The longest default value of a column, as SQL.
+const DEFAULT_MAX_CHARS: i64 = 64;
+
 /// What a file turned out to be.
 #[derive(Debug)]
 pub(crate) enum Found {
@@ -110,6 +113,9 @@ pub(crate) fn examine(conn: &Connection, path: &Path) -> Result<Found, OpenError
             return Err(corrupt(format!("table {table} has no column {missing}")));
         }
     }
+    if let Some(reason) = absurd_table(conn).map_err(sqlite)? {
+        return Err(corrupt(reason));
+    }
     check_versions(conn, path)?;
     check_root(conn, path)?;
     let missing = missing_table(conn).map_err(sqlite)?;
@@ -126,6 +132,35 @@ pub(crate) fn columns(conn: &Connection, table: &str) -> rusqlite::Result<Vec<St
          WHERE t.type = 'table' AND t.name = ?1",
     )?;
     statement.query_map([table], |row| row.get(0))?.collect()
+}
+
+/// What the schema of an enemy can hold in the place of our tables: a view or a
+/// virtual table, which runs code of its own, or a default value that turns every
+/// row of a few bytes into a megabyte in memory.
+fn absurd_table(conn: &Connection) -> rusqlite::Result<Option<String>> {
+    let mut is_table = conn.prepare(
+        "SELECT type = 'table' AND rootpage > 0 FROM sqlite_schema \
+         WHERE name = ?1 COLLATE NOCASE AND type IN ('table', 'view')",
+    )?;
+    let mut default =
+        conn.prepare("SELECT name FROM pragma_table_info(?1) WHERE length(dflt_value) > ?2")?;
+    for table in schema::all_tables() {
+        let is_table: Option<bool> = is_table.query_row([table], |row| row.get(0)).optional()?;
+        match is_table {
+            None => continue,
+            Some(false) => return Ok(Some(format!("{table} is not a table"))),
+            Some(true) => {}
+        }
+        let column: Option<String> = default
+            .query_row((table, DEFAULT_MAX_CHARS), |row| row.get(0))
+            .optional()?;
+        if let Some(column) = column {
+            return Ok(Some(format!(
+                "column {column} of table {table} has a default value of absurd length"
+            )));
+        }
+    }
+    Ok(None)
 }
 
 /// A table that this version uses and the database lacks.
@@ -186,7 +221,11 @@ fn setting(
         |row| {
             Ok(match row.get_ref(0)? {
                 ValueRef::Integer(value) => value.to_string(),
-                ValueRef::Text(text) => String::from_utf8_lossy(text).chars().take(64).collect(),
+                // Repeated in a refusal: not all of it, and nothing that a terminal obeys.
+                ValueRef::Text(text) => {
+                    let shown: String = String::from_utf8_lossy(text).chars().take(64).collect();
+                    shown.replace(char::is_control, "?")
+                }
                 other => format!("of type {}", other.data_type()),
             })
         },

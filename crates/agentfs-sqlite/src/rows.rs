@@ -18,7 +18,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::error::storage_error;
 use crate::sql::{self, VolumeSql};
-use reader::{Reader, many, one};
+use reader::{Reader, many, one, page};
 
 type Result<T> = std::result::Result<T, StorageError>;
 
@@ -378,20 +378,21 @@ pub(crate) fn kv(conn: &Connection, key: &str) -> Result<Option<KvRow>> {
 /// The next page of key-values after `after`, ascending; empty at the end.
 pub(crate) fn kvs_after(conn: &Connection, after: Option<&str>) -> Result<Vec<KvRow>> {
     let key = || format!("the keys after {after:?}");
-    many(
+    page(
         conn,
         sql::KVS_AFTER,
         "kv_store",
         key,
         params![after, PAGE_ROWS],
         kv_row,
+        |row| row.key.len() + row.value.len(),
     )
 }
 
 /// The next page of tool calls with ids below `below`, descending.
 pub(crate) fn tool_calls_below(conn: &Connection, below: i64) -> Result<Vec<ToolCallRow>> {
     let key = || format!("the calls below {below}");
-    many(
+    page(
         conn,
         sql::TOOL_CALLS_BELOW,
         "tool_calls",
@@ -409,6 +410,11 @@ pub(crate) fn tool_calls_below(conn: &Connection, below: i64) -> Result<Vec<Tool
                 completed_at: r.optional_integer(7, "completed_at")?,
                 duration_ms: r.optional_integer(8, "duration_ms")?,
             })
+        },
+        |call| {
+            let texts = [&call.parameters, &call.result, &call.error];
+            let long = texts.into_iter().flatten().map(String::len).sum::<usize>();
+            long + call.name.len() + call.status.len()
         },
     )
 }

@@ -220,3 +220,23 @@ pub(crate) const LATER_INODE_COLUMNS: &[(&str, &str)] = &[
     ("mtime_nsec", "INTEGER NOT NULL DEFAULT 0"),
     ("ctime_nsec", "INTEGER NOT NULL DEFAULT 0"),
 ];
+
+/// Every table that a statement of this crate may name.
+pub(crate) fn all_tables() -> impl Iterator<Item = &'static str> {
+    let extensions = [
+        "afs_meta",
+        "afs_origin",
+        "afs_xattr",
+        "afs_home_inode",
+        "afs_home_dentry",
+        "afs_home_data",
+        "afs_home_symlink",
+        "afs_home_whiteout",
+        "afs_home_origin",
+        "afs_home_xattr",
+    ];
+    REQUIRED_COLUMNS
+        .iter()
+        .map(|(table, _)| *table)
+        .chain(extensions)
+}

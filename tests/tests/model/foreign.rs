@@ -8,8 +8,8 @@ use agentfs_core::types::{FileKind, Ino, Name, Timestamp};
 use agentfs_testkit::driver::{Checked, Driver, Options, World};
 use agentfs_testkit::model::{Model, ROOT};
 use agentfs_testkit::op::{Op, hidden_name};
+use agentfs_tests::worlds::MemoryWorld;
 
-use super::worlds::MemoryWorld;
 use super::{CHUNK_BYTES, check};
 
 const PERM: u16 = 0o711;

@@ -5,9 +5,9 @@ use agentfs_core::types::{FileKind, Owner};
 use agentfs_testkit::base::{BaseEntry, BaseKind, BaseTree};
 use agentfs_testkit::driver::Options;
 use agentfs_testkit::op::{At, NamePick, Op, Pick, Position};
+use agentfs_tests::worlds::MemoryWorld;
 
 use super::CHUNK_BYTES;
-use super::worlds::MemoryWorld;
 
 /// An entry of the root, with the name of that index in the pool.
 fn entry(name: usize, perm: u16, what: BaseKind) -> BaseEntry {

@@ -1,5 +1,6 @@
 //! `agentfs fs`: listing and printing what a session's view holds.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io::Write as _;
 use std::ops::ControlFlow;
@@ -76,6 +77,8 @@ fn ls(view: &View, path: &[u8], recursive: bool, json: bool) -> Result<u8> {
     let mut listed = Vec::new();
     if top.kind == FileKind::Directory {
         let mut dirs = vec![(Vec::new(), top.ino)];
+        // A hostile database can hold a cycle of directories: each is entered once.
+        let mut entered = HashSet::from([top.ino]);
         while let Some((prefix, dir)) = dirs.pop() {
             let names = names(view, dir).with_context(|| quote(path).into_owned())?;
             for name in names {
@@ -83,7 +86,7 @@ fn ls(view: &View, path: &[u8], recursive: bool, json: bool) -> Result<u8> {
                     continue;
                 };
                 let path = [&prefix, name.as_bytes()].concat();
-                if recursive && attr.kind.is_dir() {
+                if recursive && attr.kind.is_dir() && entered.insert(attr.ino) {
                     dirs.push(([&path, &b"/"[..]].concat(), attr.ino));
                 }
                 listed.push(Listed { path, attr });

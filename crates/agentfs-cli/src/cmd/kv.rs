@@ -80,8 +80,9 @@ fn list(name: &OsStr, prefix: &str, json: bool) -> Result<u8> {
         out.json(&JsonArray(&rows, Entry::new))?;
     } else {
         for row in &rows {
-            // One line each: JSON needs no line breaks.
-            let value = row.value.replace(['\n', '\r'], " ");
+            // One line each: JSON needs no line breaks, nor what a terminal obeys,
+            // which another program may have stored.
+            let value = row.value.replace(char::is_control, " ");
             writeln!(out, "{}\t{value}", quote(row.key.as_bytes()))?;
         }
     }

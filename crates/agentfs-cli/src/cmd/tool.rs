@@ -27,7 +27,7 @@ pub(crate) fn tool(args: &ToolArgs) -> Result<u8> {
 }
 
 /// The call that the words tell of. A call whose end is not told of is pending.
-fn call(args: &RecordArgs, now: Timestamp) -> Result<ToolCall<'_>> {
+pub(crate) fn call(args: &RecordArgs, now: Timestamp) -> Result<ToolCall<'_>> {
     let time = |word: &Option<String>| word.as_deref().map(parse_time).transpose();
     let completed = time(&args.completed)?;
     let pending = completed.is_none() && args.result.is_none() && args.error.is_none();

@@ -356,6 +356,27 @@ fn the_list_has_an_end() {
 }
 
 #[test]
+fn no_number_of_notices_is_an_error() {
+    let storage = MemoryStorage::new(CHUNK_BYTES);
+    storage
+        .write(|txn| {
+            txn.put_inode(Ino::ROOT, &row(FileKind::Directory, 0))?;
+            for number in 0..=VIOLATIONS_MAX {
+                let gone = name(&number.to_string());
+                txn.put_whiteout(&LowerPath::root(), &gone, Timestamp::default())?;
+            }
+            Ok::<_, StorageError>(())
+        })
+        .unwrap();
+    let found = storage
+        .read(|txn| check(txn, &base(), CHUNK_BYTES))
+        .unwrap();
+    assert_eq!(found.len(), VIOLATIONS_MAX + 1);
+    assert_eq!(found.last(), Some(&Violation::MoreNotices));
+    assert!(found.iter().all(|v| v.severity() == Severity::Notice));
+}
+
+#[test]
 fn codes_are_unique_words_and_severities_known() {
     let notice = Violation::Unlinked { ino: FILE };
     assert_eq!(

@@ -97,9 +97,12 @@ pub enum Violation {
         len: u64,
         want: u64,
     },
-    /// The list was cut off.
-    #[error("there are more violations than are listed")]
+    /// The list of errors was cut off.
+    #[error("there are more errors than are listed")]
     More,
+    /// The list of notices was cut off.
+    #[error("there are more notices than are listed")]
+    MoreNotices,
 }
 
 impl Violation {
@@ -107,9 +110,10 @@ impl Violation {
     #[must_use]
     pub const fn severity(&self) -> Severity {
         match self {
-            Self::Unlinked { .. } | Self::HidesNothing { .. } | Self::BaseChanged { .. } => {
-                Severity::Notice
-            }
+            Self::Unlinked { .. }
+            | Self::HidesNothing { .. }
+            | Self::BaseChanged { .. }
+            | Self::MoreNotices => Severity::Notice,
             _ => Severity::Error,
         }
     }
@@ -142,6 +146,7 @@ impl Violation {
             Self::ChunkPastEnd { .. } => "chunk-past-end",
             Self::WrongChunkLength { .. } => "wrong-chunk-length",
             Self::More => "more",
+            Self::MoreNotices => "more-notices",
         }
     }
 }

@@ -11,6 +11,10 @@ use crate::lower::LowerLayer;
 use crate::storage::{InodeRow, ReadTxn, Storage, WriteTxn};
 use crate::types::{FILE_MAX_BYTES, Ino};
 
+/// Bytes of the lower file that one call may hide behind chunks of zeros, which
+/// are stored: a base file can be sparse and of any size, or a database say so.
+const HIDDEN_MAX_BYTES: u64 = 256 << 20;
+
 impl<S: Storage, L: LowerLayer> Overlay<S, L> {
     pub(super) fn chunk_size(&self) -> u64 {
         u64::from(self.storage.chunk_size_bytes())
@@ -96,6 +100,10 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
         } else {
             end / chunk_size
         };
+        let hidden_to = (past_whole * chunk_size).min(lower_len);
+        if hidden_to.saturating_sub(first_whole * chunk_size) > HIDDEN_MAX_BYTES {
+            return Err(FsError::NotSupported);
+        }
         if first_whole < past_whole {
             txn.delete_chunks(ino, first_whole, past_whole)?;
             let mut index = first_whole;

@@ -125,7 +125,8 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
     ///
     /// # Errors
     /// [`FsError::InvalidArgument`] for a length of 0,
-    /// [`FsError::FileTooLarge`], and those of [`Self::read`].
+    /// [`FsError::FileTooLarge`], [`FsError::NotSupported`] for hiding more than
+    /// 256 MiB of a lower file before its end, and those of [`Self::read`].
     pub fn fallocate(
         &self,
         ino: Ino,

@@ -7,6 +7,9 @@ use rusqlite::{Connection, Row};
 use super::Result;
 use crate::error::storage_error;
 
+/// Bytes of large values after which a page of rows ends.
+const PAGE_BYTES: usize = 16 << 20;
+
 /// One row, with where it comes from for messages.
 pub(super) struct Reader<'a> {
     row: &'a Row<'a>,
@@ -48,9 +51,13 @@ impl<'a> Reader<'a> {
         Ok(Timestamp::new(secs, u32::try_from(nanos).unwrap_or(0)))
     }
 
-    /// TEXT that is UTF-8, or BLOB.
+    /// TEXT that is UTF-8, or BLOB that is not: each of them has one spelling only,
+    /// or a key would be found by one and not by the other.
     pub(super) fn bytes(&self, index: usize, column: &str) -> Result<&'a [u8]> {
         match self.value(index)? {
+            ValueRef::Blob(bytes) if std::str::from_utf8(bytes).is_ok() => {
+                Err(self.corrupt(format_args!("{column} is text stored as a BLOB")))
+            }
             ValueRef::Blob(bytes) => Ok(bytes),
             ValueRef::Text(bytes) if std::str::from_utf8(bytes).is_ok() => Ok(bytes),
             ValueRef::Text(_) => {
@@ -119,15 +126,34 @@ pub(super) fn many<T>(
     table: &'static str,
     key: impl FnOnce() -> String,
     params: impl rusqlite::Params,
+    decode: impl FnMut(&Reader<'_>) -> Result<T>,
+) -> Result<Vec<T>> {
+    page(conn, sql, table, key, params, decode, |_| 0)
+}
+
+/// As [`many`], but stops after rows that come to [`PAGE_BYTES`] by `size_of`;
+/// there is one at least where the query gives any.
+pub(super) fn page<T>(
+    conn: &Connection,
+    sql: &str,
+    table: &'static str,
+    key: impl FnOnce() -> String,
+    params: impl rusqlite::Params,
     mut decode: impl FnMut(&Reader<'_>) -> Result<T>,
+    size_of: impl Fn(&T) -> usize,
 ) -> Result<Vec<T>> {
     let mut statement = conn.prepare_cached(sql).map_err(|e| storage_error(&e))?;
     let mut rows = statement.query(params).map_err(|e| storage_error(&e))?;
     let mut found = Vec::new();
     let mut key = key();
-    while let Some(row) = rows.next().map_err(|e| storage_error(&e))? {
+    let mut left = PAGE_BYTES;
+    while left > 0
+        && let Some(row) = rows.next().map_err(|e| storage_error(&e))?
+    {
         let reader = Reader { row, table, key };
-        found.push(decode(&reader)?);
+        let value = decode(&reader)?;
+        left = left.saturating_sub(size_of(&value));
+        found.push(value);
         key = reader.key;
     }
     Ok(found)

@@ -11,13 +11,15 @@ use agentfs_testkit::base::BaseTree;
 use agentfs_testkit::driver::World;
 
 /// Everything in memory.
-pub(crate) struct MemoryWorld {
+pub struct MemoryWorld {
     storage: Arc<MemoryStorage>,
     lower: MemoryLower,
 }
 
 impl MemoryWorld {
-    pub(crate) fn new(base: &BaseTree, chunk_size_bytes: u32) -> Self {
+    /// An empty storage over this base.
+    #[must_use]
+    pub fn new(base: &BaseTree, chunk_size_bytes: u32) -> Self {
         Self {
             storage: Arc::new(MemoryStorage::new(chunk_size_bytes)),
             lower: base.in_memory(),
@@ -39,13 +41,15 @@ impl World for MemoryWorld {
 }
 
 /// Storage in memory over a directory of the host.
-pub(crate) struct HostWorld {
+pub struct HostWorld {
     storage: Arc<MemoryStorage>,
     base: tempfile::TempDir,
 }
 
 impl HostWorld {
-    pub(crate) fn new(base: &BaseTree, chunk_size_bytes: u32) -> Self {
+    /// An empty storage over this base, which is built on the host.
+    #[must_use]
+    pub fn new(base: &BaseTree, chunk_size_bytes: u32) -> Self {
         Self {
             storage: Arc::new(MemoryStorage::new(chunk_size_bytes)),
             base: host_tree(base),
@@ -54,7 +58,11 @@ impl HostWorld {
 }
 
 /// The base in a directory of its own.
-pub(crate) fn host_tree(base: &BaseTree) -> tempfile::TempDir {
+///
+/// # Panics
+/// When there is no temporary directory.
+#[must_use]
+pub fn host_tree(base: &BaseTree) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     base.on_host(dir.path());
     dir
@@ -74,7 +82,7 @@ impl World for HostWorld {
 }
 
 /// A database of its own, and a lower layer of either kind.
-pub(crate) struct SqliteWorld<L> {
+pub struct SqliteWorld<L> {
     /// Goes before its directory.
     open: Option<Database>,
     dir: tempfile::TempDir,
@@ -83,8 +91,10 @@ pub(crate) struct SqliteWorld<L> {
 }
 
 /// What a [`SqliteWorld`] lies over.
-pub(crate) trait Base {
+pub trait Base {
+    /// The lower layer.
     type L: LowerLayer;
+    /// Opens it.
     fn lower(&self) -> Self::L;
 }
 
@@ -105,10 +115,14 @@ impl Base for tempfile::TempDir {
 }
 
 /// The smallest that a database can have.
-pub(crate) const SQLITE_CHUNK_BYTES: u32 = 512;
+pub const SQLITE_CHUNK_BYTES: u32 = 512;
 
 /// Opens or creates a database with small chunks.
-pub(crate) fn open_database(path: &Path) -> Database {
+///
+/// # Panics
+/// When it does not open.
+#[must_use]
+pub fn open_database(path: &Path) -> Database {
     let options = OpenOptions::new()
         .create(true)
         .chunk_size_bytes(SQLITE_CHUNK_BYTES);
@@ -116,7 +130,11 @@ pub(crate) fn open_database(path: &Path) -> Database {
 }
 
 impl<L: Base> SqliteWorld<L> {
-    pub(crate) fn new(lower: L) -> Self {
+    /// An empty database over this base.
+    ///
+    /// # Panics
+    /// When there is no temporary directory.
+    pub fn new(lower: L) -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),
             open: None,

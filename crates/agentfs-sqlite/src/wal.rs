@@ -42,14 +42,16 @@ pub(crate) struct Tie {
 }
 
 /// Runs `f` as one transaction that writes, marking the `-wal` when it is the
-/// first in it.
+/// first in it, or in it begun anew.
 pub(crate) fn transaction<T>(
     gate: &Gate,
     conn: &Connection,
     f: impl FnOnce() -> Result<T, StorageError>,
 ) -> Result<T, StorageError> {
     run(conn, "BEGIN IMMEDIATE")?;
-    if gate.wal_bytes() == 0 {
+    // The transaction has read the `-shm`: nobody else can fold or write now.
+    let is_first = || gate.with_wal(|_, shm| room::is_folded(shm).unwrap_or(true));
+    if gate.wal_bytes() == 0 || is_first().unwrap_or(true) {
         begin(conn)?;
     }
     // On an error the lease rolls back what is left.

@@ -68,7 +68,8 @@ fn a_new_file_takes_few() {
     assert_eq!(counters.get(Lookup), 100);
     assert_eq!(counters.get(Mknod), 100);
     assert_eq!(counters.get(Write), 100);
-    assert_eq!(counters.get(Setattr), if writeback() { 100 } else { 0 });
+    // Only where the clock ticks between making and writing.
+    assert!(counters.get(Setattr) < if writeback() { 100 } else { 1 });
     assert_eq!(
         counters.get(Create) + counters.get(Open) + counters.get(Release),
         0

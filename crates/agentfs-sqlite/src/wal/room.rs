@@ -22,11 +22,13 @@ const STEP_BYTES: usize = 1 << 20;
 const HEADER_BYTES: u64 = 32;
 const FRAME_HEADER_BYTES: u64 = 24;
 /// The version that the header of a `-shm` begins with, and where in it the page
-/// size and the number of frames lie.
+/// size, the number of frames, and how many of them have been folded into the
+/// database lie.
 const INDEX_VERSION: u32 = 3_007_000;
 const INDEX_PAGE_SIZE_AT: usize = 14;
 const INDEX_FRAMES_AT: usize = 16;
-const INDEX_HEADER_BYTES: usize = 48;
+const INDEX_FOLDED_AT: usize = 96;
+const INDEX_HEADER_BYTES: usize = 100;
 
 /// Writes zeros beyond the end of `wal` when little room is left behind its last
 /// frame.
@@ -49,25 +51,40 @@ pub(super) fn keep(wal: &File, shm: &File) -> io::Result<()> {
 /// # Errors
 /// The host's.
 pub(super) fn used_bytes(shm: &File) -> io::Result<Option<u64>> {
-    let mut header = [0; INDEX_HEADER_BYTES];
-    shm.read_exact_at(&mut header, 0)?;
-    Ok(frames_end(&header))
+    Ok(frames_end(&header(shm)?))
 }
 
-/// As the header of the `-shm` says, which is in the machine's byte order.
+/// Whether all frames have been folded into the database: the next transaction
+/// begins the `-wal` anew, unless somebody still reads in it.
+///
+/// # Errors
+/// The host's.
+pub(super) fn is_folded(shm: &File) -> io::Result<bool> {
+    let header = header(shm)?;
+    Ok(word(&header, INDEX_FOLDED_AT) == word(&header, INDEX_FRAMES_AT))
+}
+
+/// The header of a `-shm`, which is in the machine's byte order.
+fn header(shm: &File) -> io::Result<[u8; INDEX_HEADER_BYTES]> {
+    let mut header = [0; INDEX_HEADER_BYTES];
+    shm.read_exact_at(&mut header, 0)?;
+    Ok(header)
+}
+
+fn word(header: &[u8; INDEX_HEADER_BYTES], at: usize) -> Option<u32> {
+    let bytes = header.get(at..at + 4)?.try_into().ok()?;
+    Some(u32::from_ne_bytes(bytes))
+}
+
 fn frames_end(header: &[u8; INDEX_HEADER_BYTES]) -> Option<u64> {
-    let word = |at: usize| -> Option<u32> {
-        let bytes = header.get(at..at + 4)?.try_into().ok()?;
-        Some(u32::from_ne_bytes(bytes))
-    };
     let page_size = header.get(INDEX_PAGE_SIZE_AT..INDEX_FRAMES_AT)?;
     let page_size = match u16::from_ne_bytes(page_size.try_into().ok()?) {
         // 64 KiB do not fit.
         1 => 65_536,
         size => u64::from(size),
     };
-    let frames = word(INDEX_FRAMES_AT)?;
-    (word(0)? == INDEX_VERSION && frames > 0)
+    let frames = word(header, INDEX_FRAMES_AT)?;
+    (word(header, 0)? == INDEX_VERSION && frames > 0)
         .then(|| HEADER_BYTES + u64::from(frames) * (FRAME_HEADER_BYTES + page_size))
 }
 

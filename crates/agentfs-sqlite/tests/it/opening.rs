@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use agentfs_core::storage::ReadTxn;
 use agentfs_core::{Ino, Storage, StorageError};
 use agentfs_sqlite::{Database, OpenError, OpenOptions, Volume};
 
@@ -241,6 +242,59 @@ fn a_wal_beside_a_removed_database_is_not_taken_for_current() {
     assert_eq!(std::fs::read(&wal).unwrap(), stale);
     std::fs::remove_file(&wal).unwrap();
     dir.open().close().unwrap();
+}
+
+/// While syncs follow one another the `-wal` is begun anew without being
+/// shortened. It is the database's own then as well, and no other's.
+#[test]
+fn a_wal_begun_anew_in_its_room_still_belongs_to_one_database() {
+    let dir = database_with("");
+    let wal = dir.path().with_extension("db-wal");
+    let before = std::fs::read(dir.path()).unwrap();
+    let database = dir.open();
+    let storage = database.volume(Volume::View);
+    let sync = |value: usize| {
+        let value = format!("{value:0>20000}");
+        storage.write(|txn| txn.put_kv("k", &value, 0)).unwrap();
+        storage.sync().unwrap();
+    };
+    // The salt in the header changes with every beginning.
+    let salt = || std::fs::read(&wal).unwrap()[16..24].to_vec();
+    let mut count = 0;
+    sync(count);
+    let first = salt();
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while salt() == first {
+        count += 1;
+        sync(count);
+        assert!(std::time::Instant::now() < until, "never begun anew");
+    }
+    sync(count + 1);
+    let (stale, folded) = (
+        std::fs::read(&wal).unwrap(),
+        std::fs::read(dir.path()).unwrap(),
+    );
+    assert!(stale.len() > 1 << 20, "there is no room in it");
+    database.close().unwrap();
+    drop((database, storage));
+
+    // Beside the copy from before, as if that had been put back.
+    std::fs::write(dir.path(), &before).unwrap();
+    std::fs::write(&wal, &stale).unwrap();
+    let refused = Database::open(&dir.path(), &OpenOptions::new());
+    assert!(
+        matches!(refused, Err(OpenError::ForeignWal(_))),
+        "{:?}",
+        refused.err()
+    );
+    // Beside its own, as after a crash.
+    std::fs::write(dir.path(), &folded).unwrap();
+    let database = dir.open();
+    let read = |txn: &dyn ReadTxn| txn.kv("k");
+    let value = database.volume(Volume::View).read(read).unwrap();
+    let expected = (count + 1).to_string();
+    assert!(value.is_some_and(|row| row.value.trim_start_matches('0') == expected));
+    database.close().unwrap();
 }
 
 #[test]

@@ -60,6 +60,7 @@ pub(crate) struct View {
 struct Served {
     server: Server,
     interest: Arc<Interest>,
+    overlay: Arc<Overlay<SqliteStorage, Arc<HostDir>>>,
 }
 
 /// Options of the FUSE mounts, without `fd=`.
@@ -221,6 +222,12 @@ impl View {
         }
     }
 
+    /// Inodes that the kernel holds, and the directories they lie in.
+    pub(crate) fn inodes(&self) -> usize {
+        let served = self.served.iter();
+        served.map(|one| one.overlay.referenced_inodes()).sum()
+    }
+
     /// Commits what has been done so far. Returns in any case after a second, as
     /// nobody else is answered meanwhile.
     pub(crate) fn flush(&self) {
@@ -255,7 +262,10 @@ impl View {
         } = self;
         drop(watcher);
         let until = Instant::now() + UNMOUNT_PATIENCE;
-        for Served { server, interest } in served {
+        for served in served {
+            let Served {
+                server, interest, ..
+            } = served;
             // Closing its watches takes the kernel long; the end of this process
             // does it as well, after whoever waits for us has gone.
             std::mem::forget(interest);
@@ -359,7 +369,12 @@ fn start(
     let mut config = FuseConfig::new(Arc::clone(&interest) as Arc<dyn DirInterest>);
     config.known_ids = known_ids();
     config.pairing = pairing;
-    let server = agentfs_fuse::serve(Arc::new(overlay), device, config)?;
+    let overlay = Arc::new(overlay);
+    let server = agentfs_fuse::serve(Arc::clone(&overlay), device, config)?;
     let _ = notifier.set(server.notifier());
-    Ok(Served { server, interest })
+    Ok(Served {
+        server,
+        interest,
+        overlay,
+    })
 }

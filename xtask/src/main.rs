@@ -1,10 +1,11 @@
 //! Developer commands of this workspace: `cargo xtask tidy`, `cargo xtask ci`,
-//! `cargo xtask bench`, `cargo xtask suite`.
+//! `cargo xtask bench`, `cargo xtask suite`, `cargo xtask soak`.
 //!
 //! Must never change a file of the source tree, but for the figures that a full
 //! benchmark writes to docs/benchmarks.
 
 mod bench;
+mod soak;
 mod suite;
 mod tidy;
 
@@ -32,6 +33,8 @@ enum Command {
     Bench(Box<bench::BenchArgs>),
     /// Run the public suites that file systems are judged by.
     Suite(Box<suite::SuiteArgs>),
+    /// Run what finds faults that show only after long.
+    Soak(Box<soak::SoakArgs>),
     /// What `bench` runs inside a view.
     #[command(hide = true)]
     BenchWorker(bench::WorkerArgs),
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Ci => ci(&root),
         Command::Bench(args) => bench::run(&root, &args),
         Command::Suite(args) => suite::run(&root, &args),
+        Command::Soak(args) => soak::run(&root, &args),
         Command::BenchWorker(args) => bench::run_worker(&args),
     };
     match outcome {

@@ -99,13 +99,15 @@ impl Clock for HostClock {
     }
 }
 
-/// Watches what the kernel has looked into.
+/// Watches what the kernel has looked into. Without a watcher the kernel asks again
+/// every second.
 struct Interest {
-    watcher: BaseWatcher,
+    watcher: Option<BaseWatcher>,
 }
 
 impl Interest {
-    fn start(host: Arc<HostDir>, notifier: Arc<OnceLock<Notifier>>) -> std::io::Result<Self> {
+    /// Never fails: of inotify instances a user has 128, for all programs together.
+    fn start(host: Arc<HostDir>, notifier: Arc<OnceLock<Notifier>>) -> Self {
         let watcher = BaseWatcher::start(host, move |change| {
             let Some(notifier) = notifier.get() else {
                 return;
@@ -121,18 +123,29 @@ impl Interest {
                 BaseChange::Directory { dir } => notifier.base_directory_changed(dir),
                 BaseChange::Lost => notifier.base_changed(),
             }
-        })?;
-        Ok(Self { watcher })
+        });
+        if let Err(error) = &watcher {
+            tracing::warn!(
+                "changes of the base show a second late, and looking files up takes longer: \
+                 no inotify ({error}); raise the sysctl fs.inotify.max_user_instances"
+            );
+        }
+        Self {
+            watcher: watcher.ok(),
+        }
     }
 }
 
 impl DirInterest for Interest {
     fn looked_up(&self, dir: Ino, lower: &LowerPath) -> bool {
-        self.watcher.watch(lower, dir) == WatchState::Watched
+        let watcher = self.watcher.as_ref();
+        watcher.is_some_and(|watcher| watcher.watch(lower, dir) == WatchState::Watched)
     }
 
     fn forgotten(&self, dir: Ino) {
-        self.watcher.unwatch(dir);
+        if let Some(watcher) = &self.watcher {
+            watcher.unwatch(dir);
+        }
     }
 }
 
@@ -365,7 +378,7 @@ fn start(
     };
     let overlay = Overlay::open(storage, Arc::clone(&lower), config)?;
     let notifier = Arc::new(OnceLock::new());
-    let interest = Arc::new(Interest::start(lower, Arc::clone(&notifier))?);
+    let interest = Arc::new(Interest::start(lower, Arc::clone(&notifier)));
     let mut config = FuseConfig::new(Arc::clone(&interest) as Arc<dyn DirInterest>);
     config.known_ids = known_ids();
     config.pairing = pairing;

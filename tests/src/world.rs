@@ -111,9 +111,15 @@ impl World {
         self.path = format!("{}:{}", dir.display(), self.path);
     }
 
-    /// Leaves everything where it is, for somebody to look at.
+    /// Leaves everything for somebody to look at, under another name in the same
+    /// place: what dead processes have left is removed by the next.
     pub fn keep(&mut self) {
         self.kept = true;
+        let name = self.dir.file_name().unwrap_or_default().to_string_lossy();
+        let kept = self.dir.with_file_name(format!("kept-{name}"));
+        if fs::rename(&self.dir, &kept).is_ok() {
+            self.dir = kept;
+        }
     }
 
     /// The `agentfs` of this world.

@@ -4,7 +4,7 @@
 //! temporary directories.
 //!
 //! As an ordinary user, from root, who alone can make the kernel forget. Must never
-//! take a bound from what was measured in the same run before the load.
+//! call a part good whose work was not looked at, or leave a session behind.
 
 mod figures;
 mod files;

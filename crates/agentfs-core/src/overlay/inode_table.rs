@@ -278,7 +278,7 @@ impl InodeTable {
         let mut moved_to: Vec<Slot> = vec![0; room];
         self.free = Vec::new();
         self.nodes.reserve_exact(self.by_ino.len());
-        for slot in self.by_ino.iter_mut() {
+        for slot in &mut self.by_ino {
             let from = *slot as usize;
             let (ino, node) = &mut old[from];
             // Fits: there are fewer than before.
@@ -286,7 +286,7 @@ impl InodeTable {
             moved_to[from] = *slot;
             self.nodes.push((*ino, std::mem::take(node)));
         }
-        for slot in self.by_place.iter_mut() {
+        for slot in &mut self.by_place {
             *slot = moved_to[*slot as usize];
         }
         let (nodes, hasher) = (&self.nodes, &self.hasher);

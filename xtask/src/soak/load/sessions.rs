@@ -17,7 +17,7 @@ const GO: &str = "all-are-there";
 /// Run in each: writes what is its own, and waits for the base to change.
 const SCRIPT: &str = "
     echo \"$1\" >own
-    until [ -e all-are-there ]; do sleep 1; done
+    until [ -e \"$2\" ]; do sleep 1; done
     cat own shared
     echo \"$1\" >shared
 ";
@@ -33,7 +33,7 @@ pub(super) fn run(world: &World, sessions: u32) -> anyhow::Result<()> {
             let run = world
                 .agentfs(["run", "--quiet", "--session", &session, "--"])
                 .args(["sh", "-euc", SCRIPT, "sh"])
-                .arg(number.to_string());
+                .args([number.to_string().as_str(), GO]);
             run.limit(LIMIT).start()
         })
         .collect();

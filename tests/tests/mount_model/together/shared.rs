@@ -428,6 +428,7 @@ fn names(dir: &Path) -> Result<Vec<String>, String> {
         .collect()
 }
 
+#[allow(clippy::needless_pass_by_value)] // what is compared is made for it
 fn same<T: PartialEq + std::fmt::Debug>(what: &str, is: T, should: T) -> Done {
     if is == should {
         return Ok(());

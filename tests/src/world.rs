@@ -50,6 +50,7 @@ pub struct World {
     pub account: Account,
     binary: PathBuf,
     path: String,
+    kept: bool,
 }
 
 impl World {
@@ -61,9 +62,24 @@ impl World {
     /// # Panics
     /// When the host does not let us make it.
     pub fn new(who: Who) -> Result<Self, String> {
+        Self::with_binary(who, crate::agentfs::agentfs_binary)
+    }
+
+    /// The same with another `agentfs` than the one of this workspace; the first
+    /// that a process asks for is that of all its worlds.
+    ///
+    /// # Errors
+    /// A sentence when there is no such user here.
+    ///
+    /// # Panics
+    /// When the host does not let us make it.
+    pub fn with_binary<B: AsRef<Path>>(
+        who: Who,
+        binary: impl FnOnce() -> B,
+    ) -> Result<Self, String> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let account = who.account()?;
-        let binary = public_binary().to_owned();
+        let binary = public_binary(binary).to_owned();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let dir = scratch_root().join(format!("{}-{number}", std::process::id()));
         let (project, home) = (dir.join("project"), dir.join("home"));
@@ -81,6 +97,7 @@ impl World {
             account,
             binary,
             path: STANDARD_PATH.to_owned(),
+            kept: false,
         };
         if let Some(path) = std::env::var_os("PATH") {
             world.path = format!("{STANDARD_PATH}:{}", path.to_string_lossy());
@@ -92,6 +109,23 @@ impl World {
     /// Puts `dir` first on the search path of all programs.
     pub fn prefer_programs_in(&mut self, dir: &Path) {
         self.path = format!("{}:{}", dir.display(), self.path);
+    }
+
+    /// Leaves everything for somebody to look at, under another name in the same
+    /// place: what dead processes have left is removed by the next.
+    pub fn keep(&mut self) {
+        self.kept = true;
+        let name = self.dir.file_name().unwrap_or_default().to_string_lossy();
+        let kept = self.dir.with_file_name(format!("kept-{name}"));
+        if fs::rename(&self.dir, &kept).is_ok() {
+            self.dir = kept;
+        }
+    }
+
+    /// The `agentfs` of this world.
+    #[must_use]
+    pub fn binary(&self) -> &Path {
+        &self.binary
     }
 
     /// Gives everything at and below `path` to the user of this world.
@@ -130,12 +164,6 @@ impl World {
             return run;
         }
         run.user(self.account.uid, self.account.gid)
-    }
-
-    /// The binary under test, where every user can run it.
-    #[must_use]
-    pub fn binary(&self) -> &Path {
-        &self.binary
     }
 
     /// `agentfs` with these arguments, in the project.
@@ -201,6 +229,9 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
         if std::thread::panicking() && std::env::var_os("AGENTFS_KEEP_WORLDS").is_some() {
             return;
         }
@@ -227,10 +258,10 @@ const GITCONFIG: &str = "\
 ";
 
 /// The binary under test at a place every user can read.
-fn public_binary() -> &'static Path {
+fn public_binary<B: AsRef<Path>>(built: impl FnOnce() -> B) -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
-        let built = crate::agentfs::agentfs_binary();
+        let built = built();
         remove_dead_worlds();
         let dir = scratch_root().join(format!("bin-{}", std::process::id()));
         fs::create_dir_all(&dir).expect("a scratch directory");
@@ -238,7 +269,7 @@ fn public_binary() -> &'static Path {
             fs::set_permissions(open, fs::Permissions::from_mode(0o755)).expect("a mode");
         }
         let copy = dir.join("agentfs");
-        fs::copy(built, &copy).expect("a copy of agentfs");
+        fs::copy(built.as_ref(), &copy).expect("a copy of agentfs");
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).expect("a mode");
         copy
     })

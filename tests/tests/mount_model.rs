@@ -7,6 +7,7 @@
 mod compare;
 mod side;
 mod sys;
+mod together;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -26,6 +26,9 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use clap::{Args, Subcommand};
 
+pub(crate) use report::aligned;
+pub(crate) use scale::{create as create_files, probe as probe_files};
+pub(crate) use target::build as build_agentfs;
 pub(crate) use worker::WorkerArgs;
 pub(crate) use worker::run as run_worker;
 

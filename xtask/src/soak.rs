@@ -4,6 +4,8 @@
 //! a session behind, nor work outside its scratch directory.
 
 mod crash;
+mod load;
+mod model;
 
 use std::path::Path;
 
@@ -23,14 +25,25 @@ pub(crate) struct SoakArgs {
 enum Soak {
     /// Kill session servers at random moments, and look at what is left.
     Crash(crash::CrashArgs),
+    /// Random operations against the model, at other seeds again and again, and by
+    /// eight processes at once.
+    Model(model::ModelArgs),
+    /// Many terminals, many sessions, many files: no error and nothing that stays.
+    Load(load::LoadArgs),
+    /// What `load` runs inside a session.
+    #[command(hide = true)]
+    FilesWorker(load::FilesArgs),
 }
 
 /// Runs the soak asked for.
 ///
 /// # Errors
-/// When it cannot be set up, or anything is not as it should be.
+/// When it cannot be set up, or finds anything.
 pub(crate) fn run(root: &Path, args: &SoakArgs) -> anyhow::Result<()> {
     match &args.soak {
-        Soak::Crash(crash) => crash::run(root, crash),
+        Soak::Crash(args) => crash::run(root, args),
+        Soak::Model(args) => model::run(root, args),
+        Soak::Load(args) => load::run(root, args),
+        Soak::FilesWorker(args) => load::work_on_files(args),
     }
 }

@@ -2,11 +2,12 @@
 //! views and beside them on the host's disk.
 //!
 //! Must never count a case as passed that was not run, leave a mount behind, or
-//! work outside `target/suites` and the scratch directory.
+//! work outside `target/suites` and scratch directories.
 
 mod fsx;
 pub(crate) mod host;
 mod pjdfstest;
+mod projects;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,6 +31,8 @@ enum Suite {
     /// Random reads, writes and mappings of files in sessions, each compared with
     /// what it must give.
     Fsx(fsx::FsxArgs),
+    /// Crates, a package of npm and CPython: their own tests, outside and inside.
+    Projects(projects::ProjectsArgs),
 }
 
 #[derive(Args)]
@@ -53,6 +56,7 @@ pub(crate) fn run(root: &Path, args: &SuiteArgs) -> anyhow::Result<()> {
             pjdfstest::run(&Bench::prepare(root, common, "pjdfstest@0.2.2")?)
         }
         Suite::Fsx(fsx) => fsx::run(&Bench::prepare(root, &fsx.common, "fsx@0.3.2")?, fsx),
+        Suite::Projects(args) => projects::run(root, args),
     }
 }
 

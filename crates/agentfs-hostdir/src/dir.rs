@@ -135,6 +135,11 @@ impl HostDir {
         }
     }
 
+    /// Closes what is kept open of `path` itself: nobody asks for it any more.
+    pub(crate) fn forget(&self, path: &LowerPath) {
+        self.dirs.lock().pop(path);
+    }
+
     /// The directory at `path`, as `O_PATH`.
     pub(crate) fn dir(&self, path: &LowerPath) -> Result<Arc<OwnedFd>, Errno> {
         if path.is_root() {

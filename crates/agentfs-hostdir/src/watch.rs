@@ -186,11 +186,14 @@ impl BaseWatcher {
         }
     }
 
-    /// Stops watching; no error when it was not watched.
+    /// Stops watching, and keeps the directory open no longer; no error when it was
+    /// not watched.
     pub fn unwatch(&self, dir: Ino) {
         let mut watches = self.shared.watches.lock();
         if let Some(descriptor) = watches.by_ino.remove(&dir) {
-            watches.by_descriptor.remove(&descriptor);
+            if let Some((_, path)) = watches.by_descriptor.remove(&descriptor) {
+                self.shared.host.forget(&path);
+            }
             // Fails when the directory is gone: then the kernel removed it.
             let _ = inotify::remove_watch(&self.shared.inotify, descriptor);
         }

@@ -145,6 +145,21 @@ fn what_is_no_longer_watched_is_not_told() {
 }
 
 #[test]
+fn what_is_no_longer_watched_is_not_kept_open() {
+    let w = watched();
+    let dir = w.place.path().join("d").canonicalize().unwrap();
+    let open = || {
+        let descriptors = fs::read_dir("/proc/self/fd").unwrap().flatten();
+        descriptors
+            .filter(|fd| fs::read_link(fd.path()).is_ok_and(|path| path == dir))
+            .count()
+    };
+    assert_eq!(open(), 1);
+    w.watcher.unwatch(DIR);
+    assert_eq!(open(), 0);
+}
+
+#[test]
 fn a_flood_is_told_as_loss() {
     let w = watched();
     for i in 0..20_000 {

@@ -22,7 +22,7 @@ use crate::error::SessionError;
 use crate::request::{Limit, SessionInfo, SessionName};
 
 /// Counts every change of a message. Both sides must have the same.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 /// The longest message, in bytes.
 const MESSAGE_MAX_BYTES: usize = 1 << 20;
 /// The most descriptors one message carries.

@@ -186,6 +186,8 @@ pub struct SessionInfo {
     pub terminals: Vec<TerminalInfo>,
     /// Processes inside, the holder not counted.
     pub processes: u32,
+    /// Inodes that the server keeps in memory because the kernel holds them.
+    pub inodes: usize,
 }
 
 /// One `agentfs run` that is in a session.

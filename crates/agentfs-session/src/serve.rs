@@ -60,6 +60,7 @@ pub(crate) struct View {
 struct Served {
     server: Server,
     interest: Arc<Interest>,
+    overlay: Arc<Overlay<SqliteStorage, Arc<HostDir>>>,
 }
 
 /// Options of the FUSE mounts, without `fd=`.
@@ -83,13 +84,15 @@ fn known_ids() -> Option<KnownIds> {
     })
 }
 
-/// Watches what the kernel has looked into.
+/// Watches what the kernel has looked into. Without a watcher the kernel asks again
+/// every second.
 struct Interest {
-    watcher: BaseWatcher,
+    watcher: Option<BaseWatcher>,
 }
 
 impl Interest {
-    fn start(host: Arc<HostDir>, notifier: Arc<OnceLock<Notifier>>) -> std::io::Result<Self> {
+    /// Never fails: of inotify instances a user has 128, for all programs together.
+    fn start(host: Arc<HostDir>, notifier: Arc<OnceLock<Notifier>>) -> Self {
         let watcher = BaseWatcher::start(host, move |change| {
             let Some(notifier) = notifier.get() else {
                 return;
@@ -105,18 +108,29 @@ impl Interest {
                 BaseChange::Directory { dir } => notifier.base_directory_changed(dir),
                 BaseChange::Lost => notifier.base_changed(),
             }
-        })?;
-        Ok(Self { watcher })
+        });
+        if let Err(error) = &watcher {
+            tracing::warn!(
+                "changes of the base show a second late, and looking files up takes longer: \
+                 no inotify ({error}); raise the sysctl fs.inotify.max_user_instances"
+            );
+        }
+        Self {
+            watcher: watcher.ok(),
+        }
     }
 }
 
 impl DirInterest for Interest {
     fn looked_up(&self, dir: Ino, lower: &LowerPath) -> bool {
-        self.watcher.watch(lower, dir) == WatchState::Watched
+        let watcher = self.watcher.as_ref();
+        watcher.is_some_and(|watcher| watcher.watch(lower, dir) == WatchState::Watched)
     }
 
     fn forgotten(&self, dir: Ino) {
-        self.watcher.unwatch(dir);
+        if let Some(watcher) = &self.watcher {
+            watcher.unwatch(dir);
+        }
     }
 }
 
@@ -208,6 +222,12 @@ impl View {
         }
     }
 
+    /// Inodes that the kernel holds, and the directories they lie in.
+    pub(crate) fn inodes(&self) -> usize {
+        let served = self.served.iter();
+        served.map(|one| one.overlay.referenced_inodes()).sum()
+    }
+
     /// Commits what has been done so far. Returns in any case after a second, as
     /// nobody else is answered meanwhile.
     pub(crate) fn flush(&self) {
@@ -238,7 +258,10 @@ impl View {
         } = self;
         drop(watcher);
         let until = Instant::now() + UNMOUNT_PATIENCE;
-        for Served { server, interest } in served {
+        for served in served {
+            let Served {
+                server, interest, ..
+            } = served;
             // Closing its watches takes the kernel long; the end of this process
             // does it as well, after whoever waits for us has gone.
             std::mem::forget(interest);
@@ -338,11 +361,16 @@ fn start(
     };
     let overlay = Overlay::open(storage, Arc::clone(&lower), config)?;
     let notifier = Arc::new(OnceLock::new());
-    let interest = Arc::new(Interest::start(lower, Arc::clone(&notifier))?);
+    let interest = Arc::new(Interest::start(lower, Arc::clone(&notifier)));
     let mut config = FuseConfig::new(Arc::clone(&interest) as Arc<dyn DirInterest>);
     config.known_ids = known_ids();
     config.pairing = pairing;
-    let server = agentfs_fuse::serve(Arc::new(overlay), device, config)?;
+    let overlay = Arc::new(overlay);
+    let server = agentfs_fuse::serve(Arc::clone(&overlay), device, config)?;
     let _ = notifier.set(server.notifier());
-    Ok(Served { server, interest })
+    Ok(Served {
+        server,
+        interest,
+        overlay,
+    })
 }

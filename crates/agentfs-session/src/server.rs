@@ -447,6 +447,7 @@ impl Server {
                 .filter_map(|client| client.terminal.clone())
                 .collect(),
             processes: self.count().unwrap_or(0),
+            inodes: self.view.inodes(),
         }
     }
 

@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use super::as_everyone;
+use agentfs_tests::{Who, World};
+
+use super::{as_everyone, eventually};
 
 #[test]
 fn allowed_paths_are_written_for_real() {
@@ -195,4 +197,29 @@ fn unfit_bases_are_refused() {
             assert!(done.err().contains("base"), "{done}");
         }
     });
+}
+
+/// A user has 128 inotify instances for all programs together.
+#[test]
+fn a_session_without_inotify_follows_the_base_all_the_same() {
+    // The limit is that of a user namespace, so that nobody else runs into it.
+    const WITHOUT: &str = "echo 0 >/proc/sys/user/max_inotify_instances; exec \"$@\"";
+    const SCRIPT: &str =
+        "[ ! -e later ]; echo in; until [ -e later ]; do sleep 0.1; done; cat later";
+    let world = match World::new(Who::Ordinary) {
+        Ok(world) => world,
+        Err(why) => agentfs_tests::skip!("{why}"),
+    };
+    let mut running = world
+        .run("unshare")
+        .args(["--map-current-user", "--keep-caps", "sh", "-euc", WITHOUT])
+        .arg("sh")
+        .arg(world.binary())
+        .args(["run", "--session", "s", "--", "sh", "-euc", SCRIPT])
+        .start();
+    eventually("the program runs or the session failed", || {
+        !running.printed().0.is_empty() || running.ended().is_some()
+    });
+    fs::write(world.project.join("later"), "seen\n").unwrap();
+    assert_eq!(running.wait().ok().out(), "in\nseen\n");
 }

@@ -360,7 +360,7 @@ fn factor(ratio: Option<f64>) -> String {
 }
 
 /// A Markdown table: first column left, others right.
-pub(super) fn aligned(rows: &[Vec<String>]) -> String {
+pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));

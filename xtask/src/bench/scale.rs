@@ -22,6 +22,7 @@ use super::worker::Answer;
 use super::{CommonArgs, report, stats};
 
 pub(super) use steps::work;
+pub(crate) use steps::{create, probe};
 
 const STEP_LIMIT: Duration = Duration::from_secs(900);
 const REST: Duration = Duration::from_secs(10);

@@ -100,7 +100,8 @@ pub(super) fn ours(root: &Path, common: &CommonArgs) -> anyhow::Result<(Vec<Targ
     Ok((targets, notes))
 }
 
-fn build(root: &Path) -> anyhow::Result<PathBuf> {
+/// Builds this repository's binary for release.
+pub(crate) fn build(root: &Path) -> anyhow::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .args(["build", "--release", "--package", "agentfs-cli"])

@@ -70,6 +70,8 @@ struct Session<'a> {
     started: f64,
     log: String,
     processes: u32,
+    /// Kept in memory because the kernel holds them.
+    inodes: usize,
     terminals: Vec<Terminal<'a>>,
 }
 
@@ -92,6 +94,7 @@ impl<'a> Session<'a> {
             started: output::unix_secs(info.started),
             log: info.log.to_string_lossy().into_owned(),
             processes: info.processes,
+            inodes: info.inodes,
             terminals: info.terminals.iter().map(Terminal::new).collect(),
         }
     }
@@ -129,6 +132,7 @@ mod tests {
             log: PathBuf::from("/run/log"),
             terminals,
             processes: 3,
+            inodes: 1,
         };
         let terminal = |pid, tty: Option<&str>| TerminalInfo {
             pid,

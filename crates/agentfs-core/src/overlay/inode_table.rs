@@ -65,6 +65,12 @@ pub(crate) struct Node {
 /// Where a node lies in the vector.
 type Slot = u32;
 
+/// Room for fewer nodes than this is not worth giving back.
+const ROOM_MIN: usize = 4096;
+/// Room is given back when this part of it is all that is used. Moving that few
+/// costs little beside having filled it.
+const USED_PART: usize = 8;
+
 /// All referenced inodes.
 #[derive(Default)]
 pub(crate) struct InodeTable {
@@ -256,7 +262,40 @@ impl InodeTable {
             entry.remove();
         }
         self.free.push(slot);
-        Some(std::mem::take(self.node_mut(slot)))
+        let node = std::mem::take(self.node_mut(slot));
+        self.give_room_back();
+        Some(node)
+    }
+
+    /// Moves the nodes together when most have gone, as they do when the kernel
+    /// drops what it has cached.
+    fn give_room_back(&mut self) {
+        let room = self.nodes.len();
+        if room < ROOM_MIN || self.len() > room / USED_PART {
+            return;
+        }
+        let mut old = std::mem::take(&mut self.nodes);
+        let mut moved_to: Vec<Slot> = vec![0; room];
+        self.free = Vec::new();
+        self.nodes.reserve_exact(self.by_ino.len());
+        for slot in &mut self.by_ino {
+            let from = *slot as usize;
+            let (ino, node) = &mut old[from];
+            // Fits: there are fewer than before.
+            *slot = Slot::try_from(self.nodes.len()).unwrap_or(Slot::MAX);
+            moved_to[from] = *slot;
+            self.nodes.push((*ino, std::mem::take(node)));
+        }
+        for slot in &mut self.by_place {
+            *slot = moved_to[*slot as usize];
+        }
+        let (nodes, hasher) = (&self.nodes, &self.hasher);
+        self.by_ino
+            .shrink_to_fit(|&slot| hasher.hash_one(nodes[slot as usize].0));
+        self.by_place.shrink_to_fit(|&slot| {
+            let place = nodes[slot as usize].1.place.as_ref();
+            place.map_or(0, |(parent, name)| hasher.hash_one((parent, name)))
+        });
     }
 
     /// Makes a node the one found at its place.
@@ -324,6 +363,38 @@ mod tests {
         table.set_place(Ino(11), Some((Ino::ROOT, name("other"))));
         assert_eq!(table.at(Ino::ROOT, &name("same")), None);
         assert_eq!(table.at(Ino::ROOT, &name("other")), Some(Ino(11)));
+    }
+
+    #[test]
+    fn memory_of_forgotten_nodes_is_given_back() {
+        const MANY: u64 = 100_000;
+        let mut table = InodeTable::new();
+        for number in 2..MANY {
+            table.reference(Ino(number));
+            let name = name(&number.to_string());
+            table.set_place(Ino(number), Some((Ino::ROOT, name)));
+        }
+        // The last to come stay: wherever they lie in the vector.
+        let kept = MANY - 100..MANY;
+        for number in 2..kept.start {
+            table.release(Ino(number), 1);
+        }
+        let room = [
+            table.nodes.capacity(),
+            table.free.capacity(),
+            table.by_ino.capacity(),
+            table.by_place.capacity(),
+        ];
+        assert!(room.iter().all(|&slots| slots < 10_000), "{room:?}");
+        assert_eq!(table.len(), 101);
+        for number in kept {
+            let name = name(&number.to_string());
+            assert_eq!(table.at(Ino::ROOT, &name), Some(Ino(number)));
+            assert!(table.get(Ino(number)).is_some());
+        }
+        assert_eq!(table.at(Ino::ROOT, &name("2")), None);
+        table.reference(Ino(2));
+        assert_eq!(table.get(Ino(2)).map(|node| node.refs), Some(1));
     }
 
     #[test]

@@ -11,7 +11,8 @@ use super::super::inputs::Random;
 use super::super::work::{Scene, timed};
 use super::many;
 
-type Figures = Vec<(String, f64)>;
+/// By name, in the unit that the name ends with.
+pub(crate) type Figures = Vec<(String, f64)>;
 
 const MIB: usize = 1024 * 1024;
 const PROBES: usize = 5_000;
@@ -143,7 +144,7 @@ fn sparse(view: &Path, gib: usize) -> anyhow::Result<Figures> {
 }
 
 /// Makes the files number `from` to `to`.
-fn create(view: &Path, from: usize, to: usize) -> anyhow::Result<Figures> {
+pub(crate) fn create(view: &Path, from: usize, to: usize) -> anyhow::Result<Figures> {
     let (time, ()) = timed(|| {
         for number in from..to {
             let path = many(view, number);
@@ -161,7 +162,7 @@ fn create(view: &Path, from: usize, to: usize) -> anyhow::Result<Figures> {
 }
 
 /// Looks at files here and there.
-fn probe(view: &Path, files: usize, state: &str) -> anyhow::Result<Figures> {
+pub(crate) fn probe(view: &Path, files: usize, state: &str) -> anyhow::Result<Figures> {
     let mut random = Random(7);
     let (stat, ()) = timed(|| {
         for _ in 0..PROBES {

@@ -160,6 +160,15 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
         }
     }
 
+    /// Whether an inode has been changed here, or was made here: what others do to
+    /// the lower layer no longer shows in it.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub fn is_upper(&self, ino: Ino) -> Result<bool, FsError> {
+        Ok(self.storage.read(|txn| txn.inode(ino))?.is_some())
+    }
+
     /// Says that the lower layer may have changed at `name` in the lower
     /// directory that shows through `dir`, or anywhere in it (`None`). Returns
     /// the inodes whose cached attributes and bytes must go.

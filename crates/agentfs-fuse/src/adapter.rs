@@ -159,6 +159,10 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
         if ttl == FOR_GOOD || is_upper(attr.ino) || !self.directories.has_changed(attr) {
             return;
         }
+        // What programs here did to it the kernel knows.
+        if self.overlay.is_upper(attr.ino).unwrap_or(false) {
+            return;
+        }
         if attr.kind.is_dir() {
             self.notifier.base_directory_changed(attr.ino);
         } else if let Some((dir, name)) = self.overlay.known_name(attr.ino) {

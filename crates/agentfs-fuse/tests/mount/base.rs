@@ -4,14 +4,16 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use agentfs_core::lower::MemoryLower;
 use agentfs_core::storage::{InodeRow, Storage, WriteTxn};
 use agentfs_core::{FileKind, FsError, Ino, LowerPath, Name, Timestamp};
-use agentfs_fuse::DirInterest;
+use agentfs_fuse::{DirInterest, EntryChange};
 use agentfs_hostdir::HostDir;
 
-use crate::{HostView, View, host_view, names_in, within, within_a_second};
+use crate::{HostView, View, host_view, memory_view, names_in, within, within_a_second};
 
 fn view() -> Option<HostView> {
     let view = host_view(|base| {
@@ -291,4 +293,50 @@ fn upper_file(size: u64) -> InodeRow {
         ctime: now,
         origin: None,
     }
+}
+
+/// The notifier handed over the last byte of a file whenever the base may have
+/// changed, also of one that a program was just writing: an increment got lost.
+#[test]
+fn regression_a_notification_undoes_no_write() {
+    let base = MemoryLower::new();
+    base.file("counter", 0o644, "00000000").unwrap();
+    let Some(view) = memory_view(&base) else {
+        return;
+    };
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open(view.at("counter"))
+        .unwrap();
+    let notifier = view.server().notifier();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let name = Name::new(b"counter").unwrap();
+            while !done.load(Ordering::Relaxed) {
+                notifier.base_entry_changed(Ino::ROOT, name.clone(), EntryChange::Object);
+                std::thread::yield_now();
+            }
+        });
+        let _done = when_done(&done);
+        let mut text = [0; 8];
+        for count in 0..5_000 {
+            file.read_exact_at(&mut text, 0).unwrap();
+            assert_eq!(std::str::from_utf8(&text).unwrap(), format!("{count:08}"));
+            let next = format!("{:08}", count + 1);
+            file.write_all_at(next.as_bytes(), 0).unwrap();
+        }
+    });
+}
+
+/// Says that it is done, also where an assertion fails.
+fn when_done(done: &AtomicBool) -> impl Drop + '_ {
+    struct Done<'a>(&'a AtomicBool);
+    impl Drop for Done<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    Done(done)
 }

@@ -31,6 +31,8 @@ const KINDS: [(&[u8], &[u8]); 2] = [(b"fuse", b"agentfs"), (b"fuse.agentfs", b"a
 /// How long a mount may take to appear or to go.
 const PATIENCE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(5);
+/// How long a server whose mount has just gone may take to commit and close.
+const ENDING_PATIENCE: Duration = Duration::from_secs(5);
 /// How soon writes of others to the database are noticed.
 const LOOK_AGAIN: Timespec = Timespec {
     tv_sec: 1,
@@ -98,11 +100,15 @@ fn serve(located: &Located, dir: &Path, args: &MountArgs) -> Result<u8> {
             );
         }
     }
-    if !store.database.lock_exclusive()? {
-        bail!(
-            "session {} is in use (running, or mounted elsewhere): its view is there",
-            located.name
-        );
+    let started = Instant::now();
+    while !store.database.lock_exclusive()? {
+        if started.elapsed() > ENDING_PATIENCE {
+            bail!(
+                "session {} is in use (running, or mounted elsewhere): its view is there",
+                located.name
+            );
+        }
+        std::thread::sleep(POLL);
     }
     let lower = store::lower(located, &base)?;
     let overlay = Overlay::open(store.storage.clone(), lower, store::config())?;

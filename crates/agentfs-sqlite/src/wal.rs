@@ -20,6 +20,15 @@ use crate::error::storage_error;
 use crate::gate::Gate;
 use crate::sql;
 
+/// Whether the open transaction is the first in its `-wal`: nobody else can write to
+/// it or fold it now. What cannot be told counts as a beginning, which does no harm.
+fn begins(gate: &Gate) -> bool {
+    let holds_frames = gate.with_wal(|wal, shm| {
+        wal.metadata().is_ok_and(|wal| wal.len() > 0) && matches!(room::is_folded(shm), Ok(false))
+    });
+    holds_frames != Some(true)
+}
+
 /// Keeps room for the next syncs, see [`room`]. A transaction must be open.
 pub(crate) fn keep_room(gate: &Gate) {
     if let Some(Err(error)) = gate.with_wal(room::keep) {
@@ -49,9 +58,7 @@ pub(crate) fn transaction<T>(
     f: impl FnOnce() -> Result<T, StorageError>,
 ) -> Result<T, StorageError> {
     run(conn, "BEGIN IMMEDIATE")?;
-    // The transaction has read the `-shm`: nobody else can fold or write now.
-    let is_first = || gate.with_wal(|_, shm| room::is_folded(shm).unwrap_or(true));
-    if gate.wal_bytes() == 0 || is_first().unwrap_or(true) {
+    if begins(gate) {
         begin(conn)?;
     }
     // On an error the lease rolls back what is left.

@@ -217,6 +217,9 @@ pub(crate) fn run(shared: &Shared) {
             Ok(()) => retry = RETRY_MIN,
             Err(error) => {
                 tracing::warn!(%error, path = %shared.path().display(), "a batch was not written");
+                if *error == StorageError::Full {
+                    fold_wal(shared, |conn| wal::give_back_room(&shared.gate, conn));
+                }
                 let mut letters = shared.mailbox.letters.lock();
                 letters.waiters.splice(0..0, later);
                 letters.due = Some(Instant::now() + retry);

@@ -289,7 +289,16 @@ impl Database {
             })?;
         }
         shared.numbers.lock().clear();
-        shared.gate.close()?;
+        match shared.gate.close() {
+            // The database grows when the -wal is folded into it.
+            Err(StorageError::Full) => {
+                shared
+                    .lease(Purpose::Write)?
+                    .query(|conn| wal::give_back_room(&shared.gate, conn))?;
+                shared.gate.close()?;
+            }
+            closed => closed?,
+        }
         shared.gate.companions_gone()
     }
 

@@ -11,12 +11,14 @@
 //! A `-wal` begun by another program carries no such mark and is believed, as
 //! SQLite does.
 
+mod gather;
 mod room;
+pub(crate) mod vfs;
 
 use agentfs_core::StorageError;
 use rusqlite::Connection;
 
-use crate::error::storage_error;
+use crate::error::{io_error, storage_error};
 use crate::gate::Gate;
 use crate::sql;
 
@@ -35,6 +37,14 @@ pub(crate) fn keep_room(gate: &Gate) {
         // The commit finds out by itself whether there is space.
         tracing::debug!(%error, "no room was made in the -wal");
     }
+}
+
+/// Gives the room back: the disk is full. Takes the turn to write.
+pub(crate) fn give_back_room(gate: &Gate, conn: &Connection) -> Result<(), StorageError> {
+    run(conn, "BEGIN IMMEDIATE")?;
+    let outcome = gate.with_wal(room::give_back).unwrap_or(Ok(()));
+    run(conn, "ROLLBACK")?;
+    outcome.map_err(|e| io_error(&e))
 }
 
 /// Bytes of the `-wal` that are in use; what lies behind is room.

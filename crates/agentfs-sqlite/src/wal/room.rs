@@ -45,6 +45,17 @@ pub(super) fn keep(wal: &File, shm: &File) -> io::Result<()> {
     }
 }
 
+/// Cuts `wal` behind its last frame.
+///
+/// # Errors
+/// The host's.
+pub(super) fn give_back(wal: &File, shm: &File) -> io::Result<()> {
+    match used_bytes(shm)? {
+        Some(end) if end < wal.metadata()?.len() => wal.set_len(end),
+        _ => Ok(()),
+    }
+}
+
 /// Where the last frame of a `-wal` ends; none where there is no frame or no
 /// `-shm` that tells.
 ///
@@ -128,6 +139,14 @@ mod tests {
                 .unwrap()
         };
         assert_eq!((count(&conn), count(&copy)), (100, 100));
+
+        give_back(&wal, &shm).unwrap();
+        assert_eq!(
+            Some(wal.metadata().unwrap().len()),
+            used_bytes(&shm).unwrap()
+        );
+        conn.execute("INSERT INTO t VALUES (100)", []).unwrap();
+        assert_eq!(count(&conn), 101);
     }
 
     #[test]

@@ -12,11 +12,10 @@ use std::time::{Duration, Instant};
 use agentfs_core::StorageError;
 use agentfs_core::storage::SyncDone;
 use parking_lot::{Condvar, Mutex};
-use rusqlite::Connection;
 
 use crate::apply::{self, Context, Outcome};
-use crate::connection;
 use crate::database::Volume;
+use crate::folding::Folding;
 use crate::gate::Purpose;
 use crate::pending::Delta;
 use crate::shared::Shared;
@@ -39,18 +38,9 @@ const SYNC_HERE_MAX_BYTES: usize = 1 << 20;
 const WRITE_EARLY_BYTES: usize = 4 << 20;
 /// Syncs that follow one another within this time find room in the `-wal`.
 const SYNCS_TOGETHER: Duration = Duration::from_millis(50);
-/// While they do, a `-wal` in use this far is folded and begun anew.
-const WAL_RING_BYTES: u64 = 4 << 20;
 /// How soon a failed batch is tried again; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_millis(500);
-/// A `-wal` this large is folded into the database once nothing has been written
-/// for [`CHECKPOINT_IDLE`]: folding writes everything once more and syncs it.
-const CHECKPOINT_WAL_BYTES: u64 = 64 << 20;
-const CHECKPOINT_IDLE: Duration = Duration::from_millis(250);
-/// One this large is folded in any case.
-const CHECKPOINT_BUSY_WAL_BYTES: u64 = 1 << 30;
-
 /// How the rest of the program and the committer talk.
 #[derive(Default)]
 pub(crate) struct Mailbox {
@@ -87,6 +77,8 @@ struct Letters {
     due: Option<Instant>,
     waiters: Vec<Waiter>,
     check_external: bool,
+    /// A fold beside the committer has ended.
+    folded: bool,
     stop: bool,
 }
 
@@ -151,6 +143,12 @@ impl Mailbox {
         self.work.notify_one();
     }
 
+    /// Says that a fold beside the committer has ended.
+    pub(crate) fn folded(&self) {
+        self.letters.lock().folded = true;
+        self.work.notify_one();
+    }
+
     pub(crate) fn stop(&self) {
         self.letters.lock().stop = true;
         self.work.notify_one();
@@ -189,13 +187,17 @@ struct Turn {
 
 /// Runs until told to stop and nothing is left to write, or writing it failed.
 pub(crate) fn run(shared: &Shared) {
+    std::thread::scope(|scope| run_with(shared, Folding::new(scope, shared)));
+}
+
+fn run_with(shared: &Shared, mut folding: Folding<'_, '_>) {
     let mut retry = RETRY_MIN;
     let mut fold_at = None;
     loop {
         let mut turn = next_turn(&shared.mailbox, fold_at);
         let mut writing = shared.mailbox.turn.lock();
         if turn.idle {
-            fold_wal(shared, connection::checkpoint);
+            folding.when_idle();
             fold_at = None;
             continue;
         }
@@ -218,7 +220,7 @@ pub(crate) fn run(shared: &Shared) {
             Err(error) => {
                 tracing::warn!(%error, path = %shared.path().display(), "a batch was not written");
                 if *error == StorageError::Full {
-                    fold_wal(shared, |conn| wal::give_back_room(&shared.gate, conn));
+                    give_back_room(shared);
                 }
                 let mut letters = shared.mailbox.letters.lock();
                 letters.waiters.splice(0..0, later);
@@ -229,16 +231,7 @@ pub(crate) fn run(shared: &Shared) {
         for waiter in now {
             (waiter.done)(result.clone());
         }
-        let mut wal_bytes = shared.gate.wal_bytes();
-        if writing.is_recent() && wal::used_bytes(&shared.gate) > WAL_RING_BYTES {
-            fold_wal(shared, |conn| {
-                connection::checkpoint_passive(conn).map(|_| ())
-            });
-        } else if wal_bytes > CHECKPOINT_BUSY_WAL_BYTES {
-            fold_wal(shared, connection::checkpoint);
-            wal_bytes = shared.gate.wal_bytes();
-        }
-        fold_at = (wal_bytes > CHECKPOINT_WAL_BYTES).then(|| Instant::now() + CHECKPOINT_IDLE);
+        fold_at = folding.after_batch(writing.is_recent());
         drop(writing);
         shared.tell_of_external_change();
         if turn.stop {
@@ -259,10 +252,12 @@ fn next_turn(mailbox: &Mailbox, idle_at: Option<Instant>) -> Turn {
         let retrying = mailbox.progress.lock().failure.is_some();
         let urgent = letters.stop
             || letters.check_external
+            || letters.folded
             || (!letters.waiters.is_empty() && !retrying)
             || letters.due.is_some_and(|due| due <= now);
         if urgent {
             letters.due = None;
+            letters.folded = false;
             return Turn {
                 waiters: std::mem::take(&mut letters.waiters),
                 check_external: std::mem::take(&mut letters.check_external),
@@ -381,13 +376,12 @@ fn write_batch(shared: &Shared, batch: &Delta, keep_room: bool) -> Result<Writte
     }
 }
 
-/// Folds a large `-wal` into the database. A failure is no failure of the data:
-/// the next batch tries again.
-fn fold_wal(shared: &Shared, checkpoint: impl Fn(&Connection) -> Result<(), StorageError>) {
+/// Gives back what was kept at the end of the `-wal`; a hint.
+fn give_back_room(shared: &Shared) {
     let outcome = shared
         .lease(Purpose::Write)
-        .and_then(|lease| lease.query(checkpoint));
+        .and_then(|lease| lease.query(|conn| wal::give_back_room(&shared.gate, conn)));
     if let Err(error) = outcome {
-        tracing::debug!(%error, "the -wal was not folded into the database");
+        tracing::debug!(%error, "the room in the -wal was not given back");
     }
 }

@@ -412,12 +412,6 @@ impl Gate {
         wal.sync_data().map_err(|e| io_error(&e))
     }
 
-    /// Size of the `-wal` in bytes.
-    pub(crate) fn wal_bytes(&self) -> u64 {
-        self.with_wal(|wal, _| wal.metadata().map_or(0, |m| m.len()))
-            .unwrap_or(0)
-    }
-
     /// Whether the files changed since the last lease ended, as far as can be
     /// seen without one.
     pub(crate) fn looks_changed(&self) -> bool {

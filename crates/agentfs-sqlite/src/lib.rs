@@ -6,6 +6,7 @@
 //!   Txn            one transaction: rows over all layers of state
 //!   Delta          changes in memory, as final row values
 //!   committer      the thread that writes deltas, in order, in batches
+//!   folding        when the -wal is folded into the file, and by whom
 //!   Cache          clean rows
 //!   Gate, Lease    who may use the file when; nothing is locked at rest
 //!   apply, rows    SQL: writing a delta, strictly decoding rows
@@ -24,8 +25,8 @@ mod connection;
 mod database;
 mod error;
 mod examine;
+mod folding;
 mod gate;
-
 mod open;
 mod pending;
 mod rows;

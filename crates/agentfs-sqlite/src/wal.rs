@@ -47,10 +47,21 @@ pub(crate) fn give_back_room(gate: &Gate, conn: &Connection) -> Result<(), Stora
     outcome.map_err(|e| io_error(&e))
 }
 
-/// Bytes of the `-wal` that are in use; what lies behind is room.
-pub(crate) fn used_bytes(gate: &Gate) -> u64 {
-    let used = gate.with_wal(|_, shm| room::used_bytes(shm).ok().flatten());
-    used.flatten().unwrap_or(0)
+/// How full a `-wal` is, in bytes. All 0 where that cannot be told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Fill {
+    /// Of the file.
+    pub(crate) size_bytes: u64,
+    /// In use; what lies behind is room.
+    pub(crate) used_bytes: u64,
+    /// Of these, not yet in the database file.
+    pub(crate) unfolded_bytes: u64,
+}
+
+/// How full the `-wal` is.
+pub(crate) fn fill(gate: &Gate) -> Fill {
+    let fill = gate.with_wal(|wal, shm| room::fill(wal, shm).ok());
+    fill.flatten().unwrap_or_default()
 }
 
 /// The mark in a state of the database. Empty strings where there is none.

@@ -14,6 +14,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use super::Fill;
+
 /// Zeros are written when less room than this is left.
 const LOW_BYTES: u64 = 256 << 10;
 /// How many are written then.
@@ -65,6 +67,22 @@ pub(super) fn used_bytes(shm: &File) -> io::Result<Option<u64>> {
     Ok(frames_end(&header(shm)?))
 }
 
+/// How full a `-wal` is.
+///
+/// # Errors
+/// The host's.
+pub(super) fn fill(wal: &File, shm: &File) -> io::Result<Fill> {
+    let header = header(shm)?;
+    let used_bytes = frames_end(&header).unwrap_or(0);
+    let folded = u64::from(word(&header, INDEX_FOLDED_AT).unwrap_or(0));
+    let frame_bytes = frame_bytes(&header).unwrap_or(0);
+    Ok(Fill {
+        size_bytes: wal.metadata()?.len(),
+        used_bytes,
+        unfolded_bytes: used_bytes.saturating_sub(HEADER_BYTES + folded * frame_bytes),
+    })
+}
+
 /// Whether all frames have been folded into the database: the next transaction
 /// begins the `-wal` anew, unless somebody still reads in it.
 ///
@@ -87,16 +105,21 @@ fn word(header: &[u8; INDEX_HEADER_BYTES], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes))
 }
 
-fn frames_end(header: &[u8; INDEX_HEADER_BYTES]) -> Option<u64> {
+/// What a frame takes, with its page.
+fn frame_bytes(header: &[u8; INDEX_HEADER_BYTES]) -> Option<u64> {
     let page_size = header.get(INDEX_PAGE_SIZE_AT..INDEX_FRAMES_AT)?;
     let page_size = match u16::from_ne_bytes(page_size.try_into().ok()?) {
         // 64 KiB do not fit.
         1 => 65_536,
         size => u64::from(size),
     };
+    Some(FRAME_HEADER_BYTES + page_size)
+}
+
+fn frames_end(header: &[u8; INDEX_HEADER_BYTES]) -> Option<u64> {
     let frames = word(header, INDEX_FRAMES_AT)?;
     (word(header, 0)? == INDEX_VERSION && frames > 0)
-        .then(|| HEADER_BYTES + u64::from(frames) * (FRAME_HEADER_BYTES + page_size))
+        .then(|| frame_bytes(header).map(|bytes| HEADER_BYTES + u64::from(frames) * bytes))?
 }
 
 #[cfg(test)]
@@ -145,6 +168,15 @@ mod tests {
             Some(wal.metadata().unwrap().len()),
             used_bytes(&shm).unwrap()
         );
+        let before = fill(&wal, &shm).unwrap();
+        assert_eq!(before.unfolded_bytes, before.used_bytes - HEADER_BYTES);
+        conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+            .unwrap();
+        let expected = Fill {
+            unfolded_bytes: 0,
+            ..before
+        };
+        assert_eq!(fill(&wal, &shm).unwrap(), expected);
         conn.execute("INSERT INTO t VALUES (100)", []).unwrap();
         assert_eq!(count(&conn), 101);
     }

@@ -6,6 +6,7 @@
 mod contract;
 mod crash;
 mod differential;
+mod folding;
 mod full;
 mod kit;
 mod opening;

@@ -1,0 +1,129 @@
+//! When the `-wal` is folded into the database file, and by whom.
+//!
+//! Folding writes everything once more and syncs it. Little is folded by the
+//! committer, between two batches. Much is folded beside it, on a thread and a
+//! connection of its own, while batches and syncs go on: SQLite lets a passive
+//! checkpoint and a writer work at the same time. What was written meanwhile is
+//! little again. A failure is no failure of the data, and is tried again later.
+//! Must never run two folds at once, or decide what is in a batch.
+
+use std::thread::{Scope, ScopedJoinHandle};
+use std::time::{Duration, Instant};
+
+use agentfs_core::StorageError;
+use rusqlite::Connection;
+
+use crate::connection;
+use crate::gate::Purpose;
+use crate::shared::Shared;
+use crate::wal::{self, Fill};
+
+/// While syncs follow one another, a `-wal` in use this far is folded and begun anew.
+const RING_BYTES: u64 = 4 << 20;
+/// No more than this is folded between two batches.
+const LITTLE_BYTES: u64 = 8 << 20;
+/// A `-wal` this large is folded and shortened once nothing has been written for
+/// [`IDLE`].
+const LARGE_BYTES: u64 = 64 << 20;
+const IDLE: Duration = Duration::from_millis(250);
+/// One in use this far is folded in any case.
+const VERY_LARGE_BYTES: u64 = 1 << 30;
+/// And at this, batches wait for it.
+const WAL_MAX_BYTES: u64 = 2 << 30;
+
+/// The folds of one committer.
+pub(crate) struct Folding<'scope, 'env> {
+    scope: &'scope Scope<'scope, 'env>,
+    shared: &'env Shared,
+    /// The fold beside the committer; whether it got on.
+    beside: Option<ScopedJoinHandle<'scope, bool>>,
+}
+
+impl<'scope, 'env> Folding<'scope, 'env> {
+    pub(crate) fn new(scope: &'scope Scope<'scope, 'env>, shared: &'env Shared) -> Self {
+        Self {
+            scope,
+            shared,
+            beside: None,
+        }
+    }
+
+    /// Folds what has to be folded now, with the turn to write. When to come again if
+    /// nothing happens until then.
+    pub(crate) fn after_batch(&mut self, syncs_follow: bool) -> Option<Instant> {
+        let fill = wal::fill(&self.shared.gate);
+        let too_large = fill.used_bytes > WAL_MAX_BYTES;
+        if self.is_beside() && !too_large {
+            // It wakes the committer when it ends.
+            return None;
+        }
+        let got_on = self
+            .beside
+            .take()
+            .is_none_or(|fold| fold.join().is_ok_and(|on| on));
+        if !got_on && !too_large {
+            return None;
+        }
+        if too_large {
+            self.here(connection::checkpoint);
+        } else if syncs_follow && fill.used_bytes > RING_BYTES {
+            self.fold(&fill, |conn| connection::checkpoint_passive(conn).map(drop));
+        } else if fill.used_bytes > VERY_LARGE_BYTES {
+            self.fold(&fill, connection::checkpoint);
+        }
+        let is_large = wal::fill(&self.shared.gate).size_bytes > LARGE_BYTES;
+        (is_large && !self.is_beside()).then(|| Instant::now() + IDLE)
+    }
+
+    /// Folds a large `-wal` when nothing else is to be done, with the turn to write.
+    pub(crate) fn when_idle(&mut self) {
+        if !self.is_beside() {
+            self.fold(&wal::fill(&self.shared.gate), connection::checkpoint);
+        }
+    }
+
+    fn is_beside(&self) -> bool {
+        self.beside.as_ref().is_some_and(|fold| !fold.is_finished())
+    }
+
+    fn fold(&mut self, fill: &Fill, here: impl Fn(&Connection) -> Result<(), StorageError>) {
+        if fill.unfolded_bytes <= LITTLE_BYTES {
+            self.here(here);
+            return;
+        }
+        let shared = self.shared;
+        let beside = std::thread::Builder::new()
+            .name("afs-fold".into())
+            .spawn_scoped(self.scope, move || {
+                let got_on = report(beside(shared)).unwrap_or(false);
+                shared.mailbox.folded();
+                got_on
+            });
+        match beside {
+            Ok(beside) => self.beside = Some(beside),
+            Err(error) => tracing::debug!(%error, "no thread to fold the -wal"),
+        }
+    }
+
+    fn here(&self, checkpoint: impl Fn(&Connection) -> Result<(), StorageError>) {
+        let lease = self.shared.lease(Purpose::Write);
+        report(lease.and_then(|lease| lease.query(checkpoint)));
+    }
+}
+
+/// Whether less is left than before: somebody who reads may be in the way.
+fn beside(shared: &Shared) -> Result<bool, StorageError> {
+    let lease = shared.lease(Purpose::Read)?;
+    if lease.is_snapshot() {
+        return Err(StorageError::Busy);
+    }
+    let before = wal::fill(&shared.gate).unfolded_bytes;
+    lease.query(connection::checkpoint_passive)?;
+    Ok(wal::fill(&shared.gate).unfolded_bytes < before)
+}
+
+fn report<T>(outcome: Result<T, StorageError>) -> Option<T> {
+    outcome
+        .inspect_err(|error| tracing::debug!(%error, "the -wal was not folded into the database"))
+        .ok()
+}

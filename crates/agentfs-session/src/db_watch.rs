@@ -1,19 +1,22 @@
 //! Notices that somebody wrote to the database: an SDK, `sqlite3`, `agentfs kv`.
 //!
-//! Watches the directory (the `-wal` comes and goes) and only says "look": what
-//! was written by whom the storage layer finds out. Never opens the files.
+//! Watches the two files for writes, and their directory for a new one of either (the
+//! `-wal` comes and goes): the writes of the sessions beside it are not its business,
+//! there may be hundreds. Only says "look": what was written by whom the storage layer
+//! finds out. Never opens the files.
 
 use std::ffi::OsString;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use agentfs_sqlite::Database;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustix::io::Errno;
 
 /// How long events are gathered, our own batches' included.
 const GATHER: Timespec = Timespec {
@@ -37,15 +40,20 @@ impl DbWatcher {
         wal.push("-wal");
         let names = [name.to_owned(), wal];
         let events = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        let mask =
-            WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::ONLYDIR;
+        let mask = WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::ONLYDIR;
         inotify::add_watch(&events, directory, mask)?;
+        let files = Files {
+            events,
+            directory: directory.to_owned(),
+            names,
+        };
+        files.watch_each();
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let thread = std::thread::Builder::new()
             .name("db-watcher".into())
             .spawn({
                 let stop = Arc::clone(&stop);
-                move || watch(&events, &stop, &names, &database)
+                move || watch(&files, &stop, &database)
             })?;
         Ok(Self {
             stop,
@@ -54,14 +62,59 @@ impl DbWatcher {
     }
 }
 
-fn watch(events: &OwnedFd, stop: &OwnedFd, names: &[OsString; 2], database: &Database) {
+/// The files of a database, and what happens to them.
+struct Files {
+    events: OwnedFd,
+    directory: PathBuf,
+    names: [OsString; 2],
+}
+
+impl Files {
+    /// Watches for writes, again where that is done already.
+    fn watch_each(&self) {
+        for name in &self.names {
+            let path = self.directory.join(name);
+            if let Err(errno) = inotify::add_watch(&self.events, &path, WatchFlags::MODIFY)
+                && errno != Errno::NOENT
+            {
+                tracing::debug!(%errno, path = %path.display(), "writes to this will not be noticed at once");
+            }
+        }
+    }
+
+    /// Takes all events; whether any is about our files.
+    fn concerned(&self) -> bool {
+        let (mut any, mut is_new) = (false, false);
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut reader = inotify::Reader::new(&self.events, &mut buffer);
+        while let Ok(event) = reader.next() {
+            // Only the directory's events have a name.
+            match event.file_name() {
+                Some(name) => {
+                    is_new |= self
+                        .names
+                        .iter()
+                        .any(|ours| ours.as_encoded_bytes() == name.to_bytes());
+                }
+                None => any = true,
+            }
+        }
+        if is_new {
+            // Before it is looked at: what is written from now on is told.
+            self.watch_each();
+        }
+        any || is_new
+    }
+}
+
+fn watch(files: &Files, stop: &OwnedFd, database: &Database) {
     loop {
         let mut fds = [
-            PollFd::new(events, PollFlags::IN),
+            PollFd::new(&files.events, PollFlags::IN),
             PollFd::new(stop, PollFlags::IN),
         ];
         match poll(&mut fds, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) | Err(Errno::INTR) => {}
             Err(_) => return,
         }
         let [_, stopping] = &fds;
@@ -70,26 +123,10 @@ fn watch(events: &OwnedFd, stop: &OwnedFd, names: &[OsString; 2], database: &Dat
         }
         // Gathers, but lets itself be stopped.
         let _ = poll(&mut [PollFd::new(stop, PollFlags::IN)], Some(&GATHER));
-        if concerns(events, names) {
+        if files.concerned() {
             database.check_external_change();
         }
     }
-}
-
-/// Takes all events; whether any is about our files.
-fn concerns(events: &OwnedFd, names: &[OsString; 2]) -> bool {
-    let mut any = false;
-    let mut buffer = [MaybeUninit::uninit(); 4096];
-    let mut reader = inotify::Reader::new(events, &mut buffer);
-    while let Ok(event) = reader.next() {
-        any |= event.events().contains(ReadFlags::QUEUE_OVERFLOW)
-            || event.file_name().is_some_and(|name| {
-                names
-                    .iter()
-                    .any(|ours| ours.as_encoded_bytes() == name.to_bytes())
-            });
-    }
-    any
 }
 
 impl Drop for DbWatcher {

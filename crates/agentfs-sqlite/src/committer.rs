@@ -54,20 +54,30 @@ pub(crate) struct Mailbox {
     pub(crate) progress: Mutex<Progress>,
 }
 
-/// When the last sync began.
+/// When the last sync began, and how many came closely one after the other until then.
 #[derive(Default)]
-struct LastSync(Option<Instant>);
+struct LastSync {
+    at: Option<Instant>,
+    in_a_row: u32,
+}
 
 impl LastSync {
     /// Notes a sync; whether it follows closely on another.
     fn follows(&mut self) -> bool {
         let now = Instant::now();
-        let last = self.0.replace(now);
-        last.is_some_and(|last| now - last < SYNCS_TOGETHER)
+        let last = self.at.replace(now);
+        let follows = last.is_some_and(|last| now - last < SYNCS_TOGETHER);
+        self.in_a_row = if follows {
+            self.in_a_row.saturating_add(1)
+        } else {
+            0
+        };
+        follows
     }
 
-    fn is_recent(&self) -> bool {
-        self.0.is_some_and(|last| last.elapsed() < SYNCS_TOGETHER)
+    /// Whether more are likely to follow.
+    fn go_on(&self) -> bool {
+        self.in_a_row > 0 && self.at.is_some_and(|last| last.elapsed() < SYNCS_TOGETHER)
     }
 }
 
@@ -231,7 +241,7 @@ fn run_with(shared: &Shared, mut folding: Folding<'_, '_>) {
         for waiter in now {
             (waiter.done)(result.clone());
         }
-        fold_at = folding.after_batch(writing.is_recent());
+        fold_at = folding.after_batch(writing.go_on());
         drop(writing);
         shared.tell_of_external_change();
         if turn.stop {

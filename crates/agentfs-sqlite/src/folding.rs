@@ -18,7 +18,8 @@ use crate::gate::Purpose;
 use crate::shared::Shared;
 use crate::wal::{self, Fill};
 
-/// While syncs follow one another, a `-wal` in use this far is folded and begun anew.
+/// While syncs follow one another, a `-wal` in use this far, but not large, is folded
+/// and begun anew.
 const RING_BYTES: u64 = 4 << 20;
 /// No more than this is folded between two batches.
 const LITTLE_BYTES: u64 = 8 << 20;
@@ -66,7 +67,7 @@ impl<'scope, 'env> Folding<'scope, 'env> {
         }
         if too_large {
             self.here(connection::checkpoint);
-        } else if syncs_follow && fill.used_bytes > RING_BYTES {
+        } else if syncs_follow && is_ring(&fill) {
             self.fold(&fill, |conn| connection::checkpoint_passive(conn).map(drop));
         } else if fill.used_bytes > VERY_LARGE_BYTES {
             self.fold(&fill, connection::checkpoint);
@@ -109,6 +110,10 @@ impl<'scope, 'env> Folding<'scope, 'env> {
         let lease = self.shared.lease(Purpose::Write);
         report(lease.and_then(|lease| lease.query(checkpoint)));
     }
+}
+
+fn is_ring(fill: &Fill) -> bool {
+    fill.used_bytes > RING_BYTES && fill.unfolded_bytes <= LARGE_BYTES
 }
 
 /// Whether less is left than before: somebody who reads may be in the way.

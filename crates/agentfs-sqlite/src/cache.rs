@@ -6,7 +6,9 @@
 //! which grow with what the session changed (some ten bytes each). A cache must
 //! never hold a row that SQLite does not have: pending rows live elsewhere.
 
+mod inodes;
 mod lens;
+mod varint;
 
 use std::num::NonZeroUsize;
 
@@ -21,9 +23,10 @@ use crate::pending::{Map, Put, Set, VolumeDelta};
 use crate::rows;
 use crate::sql::VolumeSql;
 
+use inodes::Inodes;
+
 pub(crate) use lens::ChunkLens;
 
-const INODES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(131_071);
 const NAMES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(65_535);
 const DIRS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(8_191);
 const WHITEOUT_DIRS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(8_191);
@@ -45,7 +48,7 @@ type Lru<K, V> = LruCache<K, V, RandomState>;
 pub(crate) struct Cache {
     /// What every lookup of a lower file asks; `None` before it was loaded.
     known: RwLock<Option<Known>>,
-    inodes: Mutex<Lru<Ino, InodeRow>>,
+    inodes: Mutex<Inodes>,
     dirs: Mutex<Dirs>,
     /// Single entries of directories too large to keep whole.
     names: Mutex<Lru<(Ino, Name), Option<Ino>>>,
@@ -85,7 +88,7 @@ impl Cache {
     pub(crate) fn new() -> Self {
         Self {
             known: RwLock::new(None),
-            inodes: Mutex::new(LruCache::with_hasher(INODES, RandomState::default())),
+            inodes: Mutex::new(Inodes::new()),
             dirs: Mutex::new(Dirs::new()),
             names: Mutex::new(LruCache::with_hasher(NAMES, RandomState::default())),
             whiteouts: Mutex::new(LruCache::with_hasher(WHITEOUT_DIRS, RandomState::default())),
@@ -166,10 +169,10 @@ impl Cache {
     }
 
     pub(crate) fn inode(&self, ino: Ino) -> Option<InodeRow> {
-        self.inodes.lock().get(&ino).cloned()
+        self.inodes.lock().get(ino)
     }
 
-    pub(crate) fn put_inode(&self, ino: Ino, row: InodeRow) {
+    pub(crate) fn put_inode(&self, ino: Ino, row: &InodeRow) {
         self.inodes.lock().put(ino, row);
     }
 
@@ -239,14 +242,9 @@ impl Cache {
     /// Takes over rows that have just been committed.
     pub(crate) fn apply(&self, delta: &VolumeDelta) {
         self.apply_known(delta);
-        let mut inodes = self.inodes.lock();
-        for (ino, row) in &delta.inodes {
-            match row {
-                Some(row) => inodes.put(*ino, row.clone()),
-                None => inodes.pop(ino),
-            };
-        }
-        drop(inodes);
+        let inodes = delta.inodes.iter();
+        let inodes = inodes.map(|(ino, row)| (*ino, row.as_ref()));
+        self.inodes.lock().apply(inodes);
         self.apply_dentries(delta);
         let mut whiteouts = self.whiteouts.lock();
         for (dir, changes) in &delta.whiteouts {

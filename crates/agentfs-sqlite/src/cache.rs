@@ -9,6 +9,7 @@
 mod dirs;
 mod inodes;
 mod lens;
+mod packed_dir;
 mod varint;
 
 use std::num::NonZeroUsize;

@@ -20,7 +20,7 @@ pub(super) fn put_signed(out: &mut Vec<u8>, value: i64) {
 /// What is left to read; zeros when nothing is.
 pub(super) struct Bytes<'a>(pub(super) &'a [u8]);
 
-impl Bytes<'_> {
+impl<'a> Bytes<'a> {
     pub(super) fn byte(&mut self) -> u8 {
         let Some((first, rest)) = self.0.split_first() else {
             return 0;
@@ -50,6 +50,12 @@ impl Bytes<'_> {
         let value = self.varint();
         (value >> 1).cast_signed() ^ -(value & 1).cast_signed()
     }
+
+    pub(super) fn take(&mut self, len: usize) -> &'a [u8] {
+        let (taken, rest) = self.0.split_at(len.min(self.0.len()));
+        self.0 = rest;
+        taken
+    }
 }
 
 #[cfg(test)]
@@ -67,5 +73,7 @@ mod tests {
         assert_eq!(unsigned.map(|_| bytes.varint()), unsigned);
         assert_eq!(signed.map(|_| bytes.signed()), signed);
         assert_eq!((bytes.0.len(), bytes.byte(), bytes.varint()), (0, 0, 0));
+        assert_eq!(Bytes(b"abc").take(2), b"ab");
+        assert_eq!(Bytes(b"a").take(2), b"a");
     }
 }

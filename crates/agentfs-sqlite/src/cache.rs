@@ -6,7 +6,11 @@
 //! which grow with what the session changed (some ten bytes each). A cache must
 //! never hold a row that SQLite does not have: pending rows live elsewhere.
 
+mod dirs;
+mod inodes;
 mod lens;
+mod packed_dir;
+mod varint;
 
 use std::num::NonZeroUsize;
 
@@ -21,20 +25,14 @@ use crate::pending::{Map, Put, Set, VolumeDelta};
 use crate::rows;
 use crate::sql::VolumeSql;
 
+use dirs::Dirs;
+use inodes::Inodes;
+
+pub(crate) use dirs::DIR_ENTRIES_MAX;
 pub(crate) use lens::ChunkLens;
 
-const INODES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(131_071);
 const NAMES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(65_535);
-const DIRS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(8_191);
 const WHITEOUT_DIRS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(8_191);
-/// Entries over all directories that are kept whole.
-const DIR_ENTRIES: usize = 262_144;
-/// Entries up to which one directory is kept whole.
-pub(crate) const DIR_ENTRIES_MAX: usize = 131_072;
-/// Entries that the first miss in a directory may cost; the next such attempt
-/// may cost twice as many, after twice as many misses. So a small directory is
-/// loaded at once, and one look into a large one does not read all of it.
-const DIR_ATTEMPT_ENTRIES: usize = 128;
 const CHUNK_BYTES: usize = 32 << 20;
 /// What a chunk costs beside its bytes, roughly.
 const CHUNK_COST_BYTES: usize = 144;
@@ -45,7 +43,7 @@ type Lru<K, V> = LruCache<K, V, RandomState>;
 pub(crate) struct Cache {
     /// What every lookup of a lower file asks; `None` before it was loaded.
     known: RwLock<Option<Known>>,
-    inodes: Mutex<Lru<Ino, InodeRow>>,
+    inodes: Mutex<Inodes>,
     dirs: Mutex<Dirs>,
     /// Single entries of directories too large to keep whole.
     names: Mutex<Lru<(Ino, Name), Option<Ino>>>,
@@ -64,13 +62,6 @@ struct Known {
     whiteout_dirs: Set<LowerPath>,
 }
 
-struct Dirs {
-    lru: Lru<Ino, Map<Name, Ino>>,
-    entries: usize,
-    /// How often an entry was looked for in directories that are not kept.
-    misses: Lru<Ino, u32>,
-}
-
 struct Chunks {
     lru: Lru<(Ino, u64), Chunk>,
     bytes: usize,
@@ -85,7 +76,7 @@ impl Cache {
     pub(crate) fn new() -> Self {
         Self {
             known: RwLock::new(None),
-            inodes: Mutex::new(LruCache::with_hasher(INODES, RandomState::default())),
+            inodes: Mutex::new(Inodes::new()),
             dirs: Mutex::new(Dirs::new()),
             names: Mutex::new(LruCache::with_hasher(NAMES, RandomState::default())),
             whiteouts: Mutex::new(LruCache::with_hasher(WHITEOUT_DIRS, RandomState::default())),
@@ -166,17 +157,17 @@ impl Cache {
     }
 
     pub(crate) fn inode(&self, ino: Ino) -> Option<InodeRow> {
-        self.inodes.lock().get(&ino).cloned()
+        self.inodes.lock().get(ino)
     }
 
-    pub(crate) fn put_inode(&self, ino: Ino, row: InodeRow) {
+    pub(crate) fn put_inode(&self, ino: Ino, row: &InodeRow) {
         self.inodes.lock().put(ino, row);
     }
 
     /// `Some(None)`: known to be absent.
     pub(crate) fn dentry(&self, parent: Ino, name: &Name) -> Option<Option<Ino>> {
-        if let Some(dir) = self.dirs.lock().lru.get(&parent) {
-            return Some(dir.get(name).copied());
+        if let Some(known) = self.dirs.lock().entry(parent, name) {
+            return Some(known);
         }
         self.names.lock().get(&(parent, name.clone())).copied()
     }
@@ -187,17 +178,13 @@ impl Cache {
 
     /// All entries of a directory, when it is kept whole.
     pub(crate) fn dir(&self, parent: Ino) -> Option<Map<Name, Ino>> {
-        self.dirs.lock().lru.get(&parent).cloned()
+        self.dirs.lock().get(parent)
     }
 
     /// Notes that an entry of a directory was looked for and is not here. Returns
     /// how many entries may now be read to keep that directory whole.
     pub(crate) fn note_miss(&self, parent: Ino) -> Option<usize> {
-        let mut dirs = self.dirs.lock();
-        let misses = dirs.misses.get_or_insert_mut(parent, || 0);
-        *misses = misses.saturating_add(1);
-        let entries = DIR_ATTEMPT_ENTRIES.saturating_mul(*misses as usize);
-        (misses.is_power_of_two() && entries <= DIR_ENTRIES_MAX).then_some(entries)
+        self.dirs.lock().note_miss(parent)
     }
 
     pub(crate) fn put_dir(&self, parent: Ino, entries: Map<Name, Ino>) {
@@ -239,14 +226,9 @@ impl Cache {
     /// Takes over rows that have just been committed.
     pub(crate) fn apply(&self, delta: &VolumeDelta) {
         self.apply_known(delta);
-        let mut inodes = self.inodes.lock();
-        for (ino, row) in &delta.inodes {
-            match row {
-                Some(row) => inodes.put(*ino, row.clone()),
-                None => inodes.pop(ino),
-            };
-        }
-        drop(inodes);
+        let inodes = delta.inodes.iter();
+        let inodes = inodes.map(|(ino, row)| (*ino, row.as_ref()));
+        self.inodes.lock().apply(inodes);
         self.apply_dentries(delta);
         let mut whiteouts = self.whiteouts.lock();
         for (dir, changes) in &delta.whiteouts {
@@ -324,58 +306,6 @@ impl Cache {
                     false => names.put(key, *ino),
                 };
             }
-        }
-    }
-}
-
-impl Dirs {
-    fn new() -> Self {
-        Self {
-            lru: LruCache::with_hasher(DIRS, RandomState::default()),
-            entries: 0,
-            misses: LruCache::with_hasher(DIRS, RandomState::default()),
-        }
-    }
-
-    fn put(&mut self, parent: Ino, entries: Map<Name, Ino>) {
-        self.misses.pop(&parent);
-        // A directory costs something even when it is empty.
-        self.entries += entries.len() + 1;
-        if let Some((_, before)) = self.lru.push(parent, entries) {
-            self.entries -= before.len() + 1;
-        }
-        self.shrink();
-    }
-
-    /// Changes a directory that is kept whole; `false` when it is not.
-    fn update(&mut self, parent: Ino, changes: &Map<Name, Option<Ino>>) -> bool {
-        let Some(dir) = self.lru.get_mut(&parent) else {
-            return false;
-        };
-        let before = dir.len();
-        for (name, ino) in changes {
-            match ino {
-                Some(ino) => dir.insert(name.clone(), *ino),
-                None => dir.remove(name),
-            };
-        }
-        self.entries = self.entries + dir.len() - before;
-        if dir.len() > DIR_ENTRIES_MAX
-            && let Some(dir) = self.lru.pop(&parent)
-        {
-            self.entries -= dir.len() + 1;
-            return false;
-        }
-        self.shrink();
-        true
-    }
-
-    fn shrink(&mut self) {
-        while self.entries > DIR_ENTRIES {
-            let Some((_, dir)) = self.lru.pop_lru() else {
-                break;
-            };
-            self.entries -= dir.len() + 1;
         }
     }
 }

@@ -150,7 +150,7 @@ impl<'a> Txn<'a> {
         let sql = self.sql();
         let row = self.query(None, |conn| rows::inode(conn, sql, ino))?;
         if let Some(row) = &row {
-            self.cache().put_inode(ino, row.clone());
+            self.cache().put_inode(ino, row);
         }
         Ok(row)
     }

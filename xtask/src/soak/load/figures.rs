@@ -20,8 +20,8 @@ const INODES_SPARE: u64 = 16;
 /// A base directory is kept open as long as the kernel holds it.
 const DESCRIPTORS_SPARE: u64 = INODES_SPARE;
 /// What the server's memory may grow by for good: its caches (32 MiB of chunks, 16 MiB
-/// of pages in each of SQLite's five connections, about 50 MiB for the rows of 131,072
-/// inodes and 262,144 entries) and what malloc keeps.
+/// of pages in each of SQLite's five connections, at most 24 MiB for rows of inodes, 20
+/// for open directories and 24 for packed ones) and what malloc keeps.
 const RESIDENT_SPARE_KIB: u64 = 192 << 10;
 /// How long the kernel may take to tell what it has forgotten.
 const FORGET_PATIENCE: Duration = Duration::from_secs(30);

@@ -169,7 +169,7 @@ pub(crate) fn sync(shared: &Shared, done: SyncDone) {
             shared.mailbox.check_external();
         }
         if written.is_ok() {
-            let synced = shared.gate.sync_wal();
+            let synced = wal::sync(shared);
             drop(turn);
             return done(synced);
         }
@@ -211,7 +211,7 @@ pub(crate) fn run(shared: &Shared) {
                 result != Err(StorageError::Busy) || turn.stop || waiter.deadline <= Instant::now()
             });
         if result.is_ok() && !now.is_empty() {
-            result = shared.gate.sync_wal();
+            result = wal::sync(shared);
         }
         match &result {
             Ok(()) => retry = RETRY_MIN,
@@ -381,9 +381,13 @@ fn write_batch(shared: &Shared, batch: &Delta, keep_room: bool) -> Result<Writte
 /// Folds a large `-wal` into the database. A failure is no failure of the data:
 /// the next batch tries again.
 fn fold_wal(shared: &Shared, checkpoint: impl Fn(&Connection) -> Result<(), StorageError>) {
-    let outcome = shared
-        .lease(Purpose::Write)
-        .and_then(|lease| lease.query(checkpoint));
+    let outcome = wal::mend(shared).and_then(|()| {
+        let folded = shared.lease(Purpose::Write)?.query(checkpoint);
+        if folded.as_ref().is_err_and(|e| *e != StorageError::Busy) {
+            shared.gate.doubt();
+        }
+        folded
+    });
     if let Err(error) = outcome {
         tracing::debug!(%error, "the -wal was not folded into the database");
     }

@@ -19,14 +19,15 @@ const LOW_BYTES: u64 = 256 << 10;
 /// How many are written then.
 const STEP_BYTES: usize = 1 << 20;
 /// SQLite's "WAL-mode File Format": the header of the `-wal`, and of a frame.
-const HEADER_BYTES: u64 = 32;
-const FRAME_HEADER_BYTES: u64 = 24;
+pub(super) const HEADER_BYTES: u64 = 32;
+pub(super) const FRAME_HEADER_BYTES: u64 = 24;
 /// The version that the header of a `-shm` begins with, and where in it the page
-/// size, the number of frames, and how many of them have been folded into the
-/// database lie.
+/// size, the number of frames, the checksum of the last, and how many of them have
+/// been folded into the database lie.
 const INDEX_VERSION: u32 = 3_007_000;
 const INDEX_PAGE_SIZE_AT: usize = 14;
 const INDEX_FRAMES_AT: usize = 16;
+const INDEX_CHECKSUM_AT: usize = 24;
 const INDEX_FOLDED_AT: usize = 96;
 const INDEX_HEADER_BYTES: usize = 100;
 
@@ -51,7 +52,39 @@ pub(super) fn keep(wal: &File, shm: &File) -> io::Result<()> {
 /// # Errors
 /// The host's.
 pub(super) fn used_bytes(shm: &File) -> io::Result<Option<u64>> {
-    Ok(frames_end(&header(shm)?))
+    Ok(used(shm)?.map(|used| used.end()))
+}
+
+/// The frames of a `-wal`, as the `-shm` tells.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Used {
+    pub(super) frames: u32,
+    /// Size of each, with its header.
+    pub(super) frame_bytes: usize,
+    /// The checksum of the last.
+    pub(super) checksum: (u32, u32),
+}
+
+impl Used {
+    fn end(&self) -> u64 {
+        HEADER_BYTES + u64::from(self.frames) * self.frame_bytes as u64
+    }
+}
+
+/// None where there is no frame or no `-shm` that tells.
+///
+/// # Errors
+/// The host's.
+pub(super) fn used(shm: &File) -> io::Result<Option<Used>> {
+    Ok(parse(&header(shm)?))
+}
+
+/// Has the next fold begin at the first frame. Only for who may write to the `-wal`.
+///
+/// # Errors
+/// The host's.
+pub(super) fn forget_folding(shm: &File) -> io::Result<()> {
+    shm.write_all_at(&[0; 4], INDEX_FOLDED_AT as u64)
 }
 
 /// Whether all frames have been folded into the database: the next transaction
@@ -76,16 +109,23 @@ fn word(header: &[u8; INDEX_HEADER_BYTES], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes))
 }
 
-fn frames_end(header: &[u8; INDEX_HEADER_BYTES]) -> Option<u64> {
+fn parse(header: &[u8; INDEX_HEADER_BYTES]) -> Option<Used> {
     let page_size = header.get(INDEX_PAGE_SIZE_AT..INDEX_FRAMES_AT)?;
     let page_size = match u16::from_ne_bytes(page_size.try_into().ok()?) {
         // 64 KiB do not fit.
         1 => 65_536,
-        size => u64::from(size),
+        size => usize::from(size),
     };
     let frames = word(header, INDEX_FRAMES_AT)?;
-    (word(header, 0)? == INDEX_VERSION && frames > 0)
-        .then(|| HEADER_BYTES + u64::from(frames) * (FRAME_HEADER_BYTES + page_size))
+    let checksum = (
+        word(header, INDEX_CHECKSUM_AT)?,
+        word(header, INDEX_CHECKSUM_AT + 4)?,
+    );
+    (word(header, 0)? == INDEX_VERSION && frames > 0).then_some(Used {
+        frames,
+        frame_bytes: FRAME_HEADER_BYTES as usize + page_size,
+        checksum,
+    })
 }
 
 #[cfg(test)]
@@ -132,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_header_that_is_none_says_nothing() {
-        assert_eq!(frames_end(&[0; INDEX_HEADER_BYTES]), None);
-        assert_eq!(frames_end(&[0xff; INDEX_HEADER_BYTES]), None);
+        assert_eq!(parse(&[0; INDEX_HEADER_BYTES]), None);
+        assert_eq!(parse(&[0xff; INDEX_HEADER_BYTES]), None);
     }
 }

@@ -35,22 +35,22 @@ pub(super) fn write_anew(wal: &File, shm: &File) -> io::Result<()> {
     let Some(used) = room::used(shm)? else {
         return Ok(());
     };
-    let mut header = [0; room::HEADER_BYTES as usize];
+    let mut header = [0; room::HEADER_BYTES];
     wal.read_exact_at(&mut header, 0)?;
     let mut sum = Checksum::new(&header)?;
     sum.add(&header[..HEADER_SUM_AT]);
     sum.expect(&header[HEADER_SUM_AT..])?;
     wal.write_all_at(&header, 0)?;
     let mut frame = vec![0; used.frame_bytes];
-    for number in 0..u64::from(used.frames) {
-        let at = room::HEADER_BYTES + number * used.frame_bytes as u64;
+    for number in 0..used.frames {
+        let at = used.start_of(number);
         wal.read_exact_at(&mut frame, at)?;
         let salt = &frame[FRAME_SALT_AT..FRAME_SUM_AT];
         if salt != &header[HEADER_SALT_AT..HEADER_SUM_AT] {
             return Err(lost());
         }
         sum.add(&frame[..FRAME_SALT_AT]);
-        sum.add(&frame[room::FRAME_HEADER_BYTES as usize..]);
+        sum.add(&frame[room::FRAME_HEADER_BYTES..]);
         sum.expect(&frame[FRAME_SUM_AT..])?;
         wal.write_all_at(&frame, at)?;
     }

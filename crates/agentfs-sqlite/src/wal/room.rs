@@ -19,8 +19,8 @@ const LOW_BYTES: u64 = 256 << 10;
 /// How many are written then.
 const STEP_BYTES: usize = 1 << 20;
 /// SQLite's "WAL-mode File Format": the header of the `-wal`, and of a frame.
-pub(super) const HEADER_BYTES: u64 = 32;
-pub(super) const FRAME_HEADER_BYTES: u64 = 24;
+pub(super) const HEADER_BYTES: usize = 32;
+pub(super) const FRAME_HEADER_BYTES: usize = 24;
 /// The version that the header of a `-shm` begins with, and where in it the page
 /// size, the number of frames, the checksum of the last, and how many of them have
 /// been folded into the database lie.
@@ -67,7 +67,12 @@ pub(super) struct Used {
 
 impl Used {
     fn end(&self) -> u64 {
-        HEADER_BYTES + u64::from(self.frames) * self.frame_bytes as u64
+        self.start_of(self.frames)
+    }
+
+    /// Where a frame, counted from 0, begins.
+    pub(super) fn start_of(&self, frame: u32) -> u64 {
+        HEADER_BYTES as u64 + u64::from(frame) * self.frame_bytes as u64
     }
 }
 
@@ -123,7 +128,7 @@ fn parse(header: &[u8; INDEX_HEADER_BYTES]) -> Option<Used> {
     );
     (word(header, 0)? == INDEX_VERSION && frames > 0).then_some(Used {
         frames,
-        frame_bytes: FRAME_HEADER_BYTES as usize + page_size,
+        frame_bytes: FRAME_HEADER_BYTES + page_size,
         checksum,
     })
 }

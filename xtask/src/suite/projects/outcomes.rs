@@ -151,7 +151,10 @@ mod tests {
                        test result: ok. 1 passed; 0 failed\n\
                        Running tests/c.rs (target/debug/deps/c-2)\ntest a ... FAILED\n";
         assert_eq!(
-            cargo(&format!("{libtest}test result: FAILED. 0 passed; 1 failed\n")).unwrap(),
+            cargo(&format!(
+                "{libtest}test result: FAILED. 0 passed; 1 failed\n"
+            ))
+            .unwrap(),
             of(&[
                 ("unittests src/lib.rs: tests::a", "ok"),
                 ("unittests src/lib.rs: tests::b", "ignored"),

@@ -49,6 +49,8 @@ struct State {
     record: Option<Vec<Event>>,
     /// What changing and syncing fails with.
     fault: Option<i32>,
+    /// The next sync of a file loses what it was to write.
+    losing: bool,
 }
 
 #[derive(Clone)]
@@ -113,6 +115,13 @@ impl Disk {
     /// `None`: no more. Reading goes on.
     pub fn fail(&self, errno: Option<i32>) {
         lock(&self.state).fault = errno;
+    }
+
+    /// The next sync of a file fails with EIO, and what it was to write is lost: it can
+    /// be read, as long as it is in the cache, and later syncs succeed without it. That
+    /// is what Linux does when a disk refuses a write.
+    pub fn lose_next_sync(&self) {
+        lock(&self.state).losing = true;
     }
 }
 
@@ -258,6 +267,12 @@ impl State {
 
     fn sync(&mut self, event: Event) -> Result<(), Errno> {
         self.fault()?;
+        if let Event::Sync { file } = event
+            && std::mem::take(&mut self.losing)
+        {
+            self.note(Event::Lost { file });
+            return Err(Errno::EIO);
+        }
         self.note(event);
         Ok(())
     }

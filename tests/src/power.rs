@@ -85,6 +85,9 @@ pub fn image(events: &[Event], syncs: Syncs, random: &mut Random) -> Image {
                     apply(bytes, event, Fate::Kept, random);
                 }
             }
+            Event::Lost { file } => {
+                unsynced.remove(file);
+            }
             Event::SyncNames if syncs == Syncs::Kept => {
                 for event in unsynced_names.drain(..) {
                     change(&mut names, event);

@@ -26,7 +26,7 @@ use crate::model::{MemoryWorld, open_database};
 const ROUNDS: u64 = 20;
 /// More than a child gets through before it is killed.
 const OPERATIONS: usize = 6000;
-const CHUNK_SIZE_BYTES: u32 = 512;
+pub(crate) const CHUNK_SIZE_BYTES: u32 = 512;
 const CHILD: &str = "crash::child_that_is_killed";
 const DATABASE: &str = "AGENTFS_CRASH_DATABASE";
 const SEED: &str = "AGENTFS_CRASH_SEED";

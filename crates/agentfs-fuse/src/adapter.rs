@@ -5,6 +5,8 @@
 //! its program, not the end of the mount.
 
 mod answer;
+mod content;
+mod listing;
 mod requests;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -4,9 +4,9 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use agentfs_core::overlay::{Fallocate, RenameMode, SetTime, XattrMode};
-use agentfs_core::{Attr, FileKind, FsError, Ino, Name, Timestamp};
-use fuser::{Errno, FileAttr, FileType, INodeNo, RenameFlags, TimeOrNow};
+use agentfs_core::overlay::{Fallocate, NewNode, RenameMode, SetTime, XattrMode};
+use agentfs_core::{Attr, FileKind, FsError, Ino, Name, Owner, Timestamp};
+use fuser::{Errno, FileAttr, FileType, INodeNo, RenameFlags, Request, TimeOrNow};
 
 /// What `stat` gives as the preferred size of reads and writes, in bytes.
 const BLKSIZE_BYTES: u32 = 4096;
@@ -116,6 +116,28 @@ pub(crate) fn set_time(time: TimeOrNow) -> SetTime {
         TimeOrNow::Now => SetTime::Now,
         TimeOrNow::SpecificTime(time) => SetTime::At(request_time(time)),
     }
+}
+
+/// To whom belongs what a request makes.
+pub(crate) fn owner(request: &Request) -> Owner {
+    Owner {
+        uid: request.uid(),
+        gid: request.gid(),
+    }
+}
+
+/// What to make, by `mknod(2)`, which takes a mode without a type for a regular file.
+pub(crate) fn new_node(mode: u32, rdev: u32) -> Result<NewNode, FsError> {
+    let kind = if mode & libc::S_IFMT == 0 {
+        Some(FileKind::Regular)
+    } else {
+        FileKind::from_mode(mode)
+    };
+    Ok(NewNode {
+        kind: kind.ok_or(FsError::InvalidArgument)?,
+        perm: perm(mode),
+        rdev,
+    })
 }
 
 /// `st_mode & 07777`.

@@ -4,13 +4,15 @@
 //! Runs in the holder, once. The order matters throughout: what is to be shown
 //! again is taken (as a detached tree) before its place is covered.
 
+mod private;
+
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
@@ -19,33 +21,11 @@ use rustix::mount::{MountFlags, MountPropagationFlags, mount_change};
 
 use crate::error::SessionError;
 use crate::mounts::{
-    NO_DEVICES, NO_SETUID, READ_ONLY, Tree, cover_read_only, ensure_mount_point, mount_new,
-    open_path, restrict_all,
+    NO_DEVICES, NO_SETUID, READ_ONLY, Tree, ensure_mount_point, mount_new, open_path, restrict_all,
 };
 use crate::protocol::{BuildPlan, Place, PlaceKind, Volume};
 use crate::request::Limit;
 use crate::sockets;
-
-/// Devices every program may have.
-const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
-
-/// What of `/run` name resolution, toolchains and container detection need.
-/// No bus, no container engine, no user's directory.
-const RUN_KEPT: [&str; 13] = [
-    "systemd/resolve",
-    "systemd/userdb",
-    "resolvconf",
-    "NetworkManager",
-    "connman",
-    "netconfig",
-    "nscd",
-    "current-system",
-    "booted-system",
-    "opengl-driver",
-    "opengl-driver-32",
-    "media",
-    ".containerenv",
-];
 
 /// Sockets through which user and host names are looked up.
 const SOCKETS_KEPT: [&str; 4] = [
@@ -53,22 +33,6 @@ const SOCKETS_KEPT: [&str; 4] = [
     "/run/systemd/userdb/",
     "/run/systemd/resolve/",
     "/var/lib/sss/pipes/",
-];
-
-/// Of /proc: shows memory, keys or addresses of the machine as a whole.
-const PROC_MASKED: [&str; 12] = [
-    "acpi",
-    "kcore",
-    "keys",
-    "key-users",
-    "kmsg",
-    "kpagecount",
-    "kpageflags",
-    "kpagecgroup",
-    "sched_debug",
-    "scsi",
-    "timer_list",
-    "vmallocinfo",
 ];
 
 /// What stands when all is built.
@@ -164,7 +128,7 @@ impl Builder<'_, '_> {
         let mut sockets = sockets::by_absolute_path();
         sockets.extend(self.plan.sockets.iter().cloned().map(PathBuf::from));
         let mut placements = self.take_placements();
-        let run_kept = take_run();
+        let run_kept = private::take_run();
 
         let restrictions = READ_ONLY | NO_SETUID | NO_DEVICES;
         restrict_all(Path::new("/"), restrictions, 0).map_err(failed("read-only mounts", log))?;
@@ -350,111 +314,6 @@ impl Builder<'_, '_> {
         Ok(())
     }
 
-    /// A /proc of the new process namespace, of which only the processes' own
-    /// files can be written.
-    fn proc_directory(&mut self) {
-        let proc = Path::new("/proc");
-        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        if let Err(error) = mount_new("proc", proc, flags, "") {
-            // Masked by a container engine: the old one stays, read-only.
-            tracing::warn!("a new /proc was refused: {error}");
-            self.limits.push(Limit::SharedProc);
-            return;
-        }
-        let Ok(entries) = fs::read_dir(proc) else {
-            return;
-        };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let Ok(meta) = entry.metadata() else { continue };
-            let is_process = name.as_bytes().iter().all(u8::is_ascii_digit);
-            if is_process || meta.is_symlink() {
-                continue;
-            }
-            let path = entry.path();
-            let result = if PROC_MASKED.iter().any(|m| name == OsStr::new(m)) {
-                cover_with_nothing(&path, meta.is_dir())
-            } else if meta.is_dir() || meta.mode() & 0o222 != 0 {
-                cover_read_only(&path)
-            } else {
-                Ok(())
-            };
-            if let Err(error) = result {
-                self.not_mounted(&path, error);
-            }
-        }
-    }
-
-    /// A /dev with the harmless devices, terminals of its own and shared memory.
-    fn dev_directory(&mut self) -> io::Result<OwnedFd> {
-        let dev = Path::new("/dev");
-        let mut devices = Vec::new();
-        for name in DEVICES {
-            if let Ok(tree) = Tree::copy_of(&dev.join(name)) {
-                devices.push((name, tree));
-            }
-        }
-        // The lower of two mounts of one tmpfs stays writable for the holder,
-        // who reaches it by descriptor; the upper one is what is seen.
-        let writable = Tree::tmpfs("0755", "1m")?.attach(dev)?;
-        let fd_path = |name: &str| dev.join(name);
-        for name in ["pts", "shm"] {
-            fs::create_dir(fd_path(name))?;
-        }
-        for (name, _) in &devices {
-            fs::File::create_new(fd_path(name))?;
-        }
-        for (name, target) in [
-            ("fd", "/proc/self/fd"),
-            ("stdin", "fd/0"),
-            ("stdout", "fd/1"),
-            ("stderr", "fd/2"),
-            ("ptmx", "pts/ptmx"),
-        ] {
-            symlink(target, fd_path(name))?;
-        }
-        Tree::copy_of(dev)?
-            .restrict(READ_ONLY | libc::MOUNT_ATTR_NOEXEC)?
-            .attach(dev)?;
-        for (name, tree) in devices {
-            tree.attach(&fd_path(name))?;
-        }
-        let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
-        mount_new(
-            "devpts",
-            &fd_path("pts"),
-            flags,
-            "newinstance,ptmxmode=0666,mode=0620",
-        )?;
-        Tree::tmpfs("1777", "50%")?.attach(&fd_path("shm"))?;
-        self.writable(dev, PlaceKind::Temporary);
-        Ok(writable)
-    }
-
-    fn run_directory(&mut self, kept: Vec<(PathBuf, bool, Tree)>) -> io::Result<()> {
-        let run = Path::new("/run");
-        if !run.is_dir() {
-            return Ok(());
-        }
-        Tree::tmpfs("0755", "10%")?.attach(run)?;
-        let uid = rustix::process::geteuid().as_raw();
-        let own = run.join(format!("user/{uid}"));
-        fs::create_dir_all(&own)?;
-        fs::set_permissions(&own, fs::Permissions::from_mode(0o700))?;
-        fs::create_dir(run.join("lock"))?;
-        fs::set_permissions(run.join("lock"), fs::Permissions::from_mode(0o1777))?;
-        for (path, is_dir, tree) in kept {
-            let shown = ensure_mount_point(&path, is_dir)
-                .and_then(|()| tree.restrict(READ_ONLY | NO_SETUID | NO_DEVICES))
-                .and_then(|tree| tree.attach(&path));
-            if let Err(error) = shown {
-                tracing::warn!("{} is not shown inside: {error}", path.display());
-            }
-        }
-        self.writable(run, PlaceKind::Temporary);
-        Ok(())
-    }
-
     /// Covers the database and the runtime directory where the view and the
     /// private directories do not.
     fn hide_ourselves(&mut self) -> io::Result<()> {
@@ -526,19 +385,4 @@ fn cover_if_there(path: &Path) -> io::Result<()> {
         Ok(meta) => cover_with_nothing(path, meta.is_dir()),
         Err(_) => Ok(()),
     }
-}
-
-/// What of the host's /run is shown again.
-fn take_run() -> Vec<(PathBuf, bool, Tree)> {
-    RUN_KEPT
-        .iter()
-        .filter_map(|name| {
-            let path = Path::new("/run").join(name);
-            let meta = fs::symlink_metadata(&path).ok()?;
-            if meta.is_symlink() {
-                return None;
-            }
-            Some((path.clone(), meta.is_dir(), Tree::copy_of(&path).ok()?))
-        })
-        .collect()
 }

@@ -52,6 +52,7 @@ pub use error::SessionError;
 pub use request::{
     BadSessionName, Facts, Limit, RunOutcome, RunRequest, SessionInfo, SessionName, TerminalInfo,
 };
+pub use setup::raise_open_files;
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -25,11 +25,12 @@ const OPEN_FILES_WANTED: u64 = 1 << 20;
 /// of the base that it keeps open and its clients are some hundreds at most.
 const OPEN_FILES_MIN: u64 = 1024;
 
-/// Takes as many descriptors as we may have.
+/// Takes as many descriptors as this process may have: what every server of a view
+/// begins with.
 ///
 /// # Errors
 /// [`SessionError::OpenFiles`] when these are too few.
-pub(crate) fn raise_open_files() -> Result<(), SessionError> {
+pub fn raise_open_files() -> Result<(), SessionError> {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let wanted = limit
         .maximum

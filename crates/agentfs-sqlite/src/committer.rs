@@ -47,6 +47,8 @@ pub(crate) struct Mailbox {
     letters: Mutex<Letters>,
     /// Held by whoever writes a batch, before any other lock.
     turn: Mutex<LastSync>,
+    /// Held while the `-wal` is folded beside the committer.
+    pub(crate) folding: Mutex<()>,
     /// To the committer: there is work.
     work: Condvar,
     /// From the committer: a batch has ended, well or badly.
@@ -177,7 +179,7 @@ pub(crate) fn sync(shared: &Shared, done: SyncDone) {
             shared.mailbox.check_external();
         }
         if written.is_ok() {
-            let synced = shared.gate.sync_wal();
+            let synced = wal::sync(shared);
             drop(turn);
             return done(synced);
         }
@@ -223,7 +225,7 @@ fn run_with(shared: &Shared, mut folding: Folding<'_, '_>) {
                 result != Err(StorageError::Busy) || turn.stop || waiter.deadline <= Instant::now()
             });
         if result.is_ok() && !now.is_empty() {
-            result = shared.gate.sync_wal();
+            result = wal::sync(shared);
         }
         match &result {
             Ok(()) => retry = RETRY_MIN,

@@ -87,9 +87,14 @@ impl<'scope, 'env> Folding<'scope, 'env> {
         self.beside.as_ref().is_some_and(|fold| !fold.is_finished())
     }
 
+    /// Folds here if it is little, else beside. Not after a failed sync, until all is
+    /// written again.
     fn fold(&mut self, fill: &Fill, here: impl Fn(&Connection) -> Result<(), StorageError>) {
         if fill.unfolded_bytes <= LITTLE_BYTES {
             self.here(here);
+            return;
+        }
+        if report(wal::mend(self.shared)).is_none() {
             return;
         }
         let shared = self.shared;
@@ -107,24 +112,36 @@ impl<'scope, 'env> Folding<'scope, 'env> {
     }
 
     fn here(&self, checkpoint: impl Fn(&Connection) -> Result<(), StorageError>) {
-        let lease = self.shared.lease(Purpose::Write);
-        report(lease.and_then(|lease| lease.query(checkpoint)));
+        let shared = self.shared;
+        report(wal::mend(shared).and_then(|()| {
+            let lease = shared.lease(Purpose::Write)?;
+            doubted(shared, lease.query(checkpoint))
+        }));
     }
-}
-
-fn is_ring(fill: &Fill) -> bool {
-    fill.used_bytes > RING_BYTES && fill.unfolded_bytes <= LARGE_BYTES
 }
 
 /// Whether less is left than before: somebody who reads may be in the way.
 fn beside(shared: &Shared) -> Result<bool, StorageError> {
+    let _folding = shared.mailbox.folding.lock();
     let lease = shared.lease(Purpose::Read)?;
     if lease.is_snapshot() {
         return Err(StorageError::Busy);
     }
     let before = wal::fill(&shared.gate).unfolded_bytes;
-    lease.query(connection::checkpoint_passive)?;
+    doubted(shared, lease.query(connection::checkpoint_passive))?;
     Ok(wal::fill(&shared.gate).unfolded_bytes < before)
+}
+
+/// A fold that failed may have failed to sync.
+fn doubted<T>(shared: &Shared, folded: Result<T, StorageError>) -> Result<T, StorageError> {
+    if folded.as_ref().is_err_and(|e| *e != StorageError::Busy) {
+        shared.gate.doubt();
+    }
+    folded
+}
+
+fn is_ring(fill: &Fill) -> bool {
+    fill.used_bytes > RING_BYTES && fill.unfolded_bytes <= LARGE_BYTES
 }
 
 fn report<T>(outcome: Result<T, StorageError>) -> Option<T> {

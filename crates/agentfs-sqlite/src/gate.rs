@@ -36,7 +36,7 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use agentfs_core::StorageError;
@@ -63,6 +63,8 @@ pub(crate) struct Gate {
     inner: Mutex<Inner>,
     /// How often the file was found changed by others.
     changes: AtomicU64,
+    /// A sync has failed, and what it was to write may not be on the disk.
+    doubted: AtomicBool,
     paths: Paths,
     access: Access,
     database: File,
@@ -163,6 +165,7 @@ impl Gate {
                 closed: false,
             }),
             changes: AtomicU64::new(0),
+            doubted: AtomicBool::new(false),
             paths,
             access,
             database,
@@ -400,7 +403,8 @@ impl Gate {
     }
 
     /// Puts the `-wal` on stable storage. No lease is needed: whoever moved its
-    /// content to the database file meanwhile has synced that.
+    /// content to the database file meanwhile has synced that. An error is told once
+    /// by the kernel, so it is remembered here.
     pub(crate) fn sync_wal(&self) -> Result<(), StorageError> {
         let wal = {
             let inner = self.inner.lock();
@@ -409,7 +413,26 @@ impl Gate {
             };
             open.files.wal.try_clone().map_err(|e| io_error(&e))?
         };
-        wal.sync_data().map_err(|e| io_error(&e))
+        wal.sync_data().map_err(|e| {
+            self.doubt();
+            io_error(&e)
+        })
+    }
+
+    /// Says that a sync has failed: of the `-wal`, or of the database while the one
+    /// was folded into the other.
+    pub(crate) fn doubt(&self) {
+        self.doubted.store(true, Ordering::Release);
+    }
+
+    /// Says that what was doubted has been written and synced once more.
+    pub(crate) fn trust(&self) {
+        self.doubted.store(false, Ordering::Release);
+    }
+
+    /// Whether a sync has failed since the `-wal` was last known to be on the disk.
+    pub(crate) fn is_doubted(&self) -> bool {
+        self.doubted.load(Ordering::Acquire)
     }
 
     /// Whether the files changed since the last lease ended, as far as can be

@@ -12,14 +12,18 @@
 //! SQLite does.
 
 mod gather;
+mod mend;
 mod room;
 pub(crate) mod vfs;
+
+use std::sync::atomic::Ordering;
 
 use agentfs_core::StorageError;
 use rusqlite::Connection;
 
 use crate::error::{io_error, storage_error};
-use crate::gate::Gate;
+use crate::gate::{Gate, Purpose};
+use crate::shared::Shared;
 use crate::sql;
 
 /// Whether the open transaction is the first in its `-wal`: nobody else can write to
@@ -62,6 +66,41 @@ pub(crate) struct Fill {
 pub(crate) fn fill(gate: &Gate) -> Fill {
     let fill = gate.with_wal(|wal, shm| room::fill(wal, shm).ok());
     fill.flatten().unwrap_or_default()
+}
+
+/// Puts the `-wal` on stable storage. Whoever calls this must have the committer's
+/// turn.
+pub(crate) fn sync(shared: &Shared) -> Result<(), StorageError> {
+    match shared.gate.is_doubted() {
+        true => mend(shared),
+        false => shared.gate.sync_wal(),
+    }
+}
+
+/// After a sync has failed, makes the `-wal` durable by writing it once more, see
+/// [`mend`]; until that has succeeded, nothing may be promised and nothing folded.
+pub(crate) fn mend(shared: &Shared) -> Result<(), StorageError> {
+    if !shared.gate.is_doubted() {
+        return Ok(());
+    }
+    // A fold that is under way syncs what is not known to be there.
+    let Some(_no_fold) = shared.mailbox.folding.try_lock() else {
+        return Err(StorageError::Io("an earlier sync has failed".into()));
+    };
+    let lease = shared.lease(Purpose::Write)?;
+    if lease.is_fresh() {
+        shared.data_version.store(0, Ordering::Relaxed);
+    }
+    // The lease rolls the transaction back, in which nothing is done.
+    lease.query(|conn| {
+        run(conn, "BEGIN IMMEDIATE")?;
+        let written = shared.gate.with_wal(mend::write_anew);
+        written.unwrap_or(Ok(())).map_err(|e| io_error(&e))?;
+        shared.gate.sync_wal()
+    })?;
+    shared.gate.trust();
+    tracing::info!(path = %shared.path().display(), "what a failed sync left is on the disk now");
+    Ok(())
 }
 
 /// The mark in a state of the database. Empty strings where there is none.

@@ -47,6 +47,11 @@ pub enum Event {
         /// The file.
         file: u64,
     },
+    /// A sync of a file failed: what was not synced of it never will be.
+    Lost {
+        /// The file.
+        file: u64,
+    },
     /// The directory was synced: the names.
     SyncNames,
     /// What was written to [`MARKS`].

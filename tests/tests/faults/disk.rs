@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::time::Duration;
 
+use agentfs_tests::disk::Event;
 use agentfs_tests::power::{Random, Syncs, image, restore};
 
 use super::{Told, check_afterwards, on_a_disk};
@@ -78,6 +79,53 @@ await end";
             check_afterwards(world, "cat kept; ls", "kept\nkept\n");
         });
     }
+}
+
+/// The kernel tells of what it could not write once; the sync after that succeeds, and
+/// says nothing.
+#[test]
+#[cfg_attr(missing_root, ignore = "skipped: mounting the disk needs root")]
+fn regression_a_sync_after_a_failed_one_has_it_all_on_the_disk() {
+    const FILES: usize = 20;
+    on_a_disk(|world, disk| {
+        let script = format!(
+            "echo up; await begin
+             echo kept > kept; sync kept; echo begun
+             await losing
+             echo first > first; try sync first; echo failed
+             await well
+             i=1; while [ $i -le {FILES} ]; do echo $i > n$i; sync n$i; i=$((i+1)); done
+             echo second > second; sync second; echo promised
+             await end"
+        );
+        disk.begin_record();
+        let mut told = Told::start(world, &[], &script);
+        told.go_on("begin", "begun");
+        disk.lose_next_sync();
+        told.go_on("losing", "failed");
+        let out = told.out();
+        assert!(out.contains("Input/output error"), "it is told: {out}");
+        told.go_on("well", "promised");
+        let out = told.out();
+        assert_eq!(out.matches("syncing").count(), 1, "only the first: {out}");
+        let events = disk.end_record();
+        assert_eq!(told.end("end").code(), 0);
+        assert!(events.iter().any(|e| matches!(e, Event::Lost { .. })));
+        let mut random = Random(61);
+        for number in 0..8 {
+            let project = world.dir.join(format!("image{number}"));
+            fs::create_dir_all(project.join(".agentfs")).unwrap();
+            let image = image(&events, Syncs::Kept, &mut random);
+            restore(&image, &project.join(".agentfs"));
+            world.own(&project);
+            let inside = |args: &[&str]| world.agentfs(args).dir(&project).finish().ok().out();
+            inside(&["check", "s"]);
+            for name in ["kept", "first", "second"] {
+                let content = inside(&["fs", "cat", "s", &format!("/{name}")]);
+                assert_eq!(content, format!("{name}\n"), "image {number}");
+            }
+        }
+    });
 }
 
 /// Of a whole session, from the making of its database to its end, as `power.rs`

@@ -62,8 +62,15 @@ done >>read 2>>said; wait; wc -l <read; cat said kept; echo after > after && syn
         check_afterwards(world, "cat kept after; cat b5", "kept\nafter\nbase\nmore\n");
 
         // With fewer than it may come to need there is no session, and a sentence.
-        let refused = under(world, "--nofile=64:64", "true");
+        let refused = under(world, "--nofile=1023:1023", "true");
         assert_eq!(refused.code(), 125, "{refused}");
+        assert!(refused.err().contains("ulimit -Hn"), "{refused}");
+        let place = world.dir.join("mounted");
+        fs::create_dir(&place).unwrap();
+        let refused = world.run("prlimit").arg("--nofile=1023:1023");
+        let refused = refused.arg(world.binary()).args(["mount", "s"]);
+        let refused = refused.arg(&place).finish();
+        assert_eq!(refused.code(), 1, "{refused}");
         assert!(refused.err().contains("ulimit -Hn"), "{refused}");
         check_afterwards(world, "cat kept after", "kept\nafter\n");
     });

@@ -89,6 +89,7 @@ pub(crate) fn umount(args: &UmountArgs) -> Result<u8> {
 
 /// Serves until unmounted.
 fn serve(located: &Located, dir: &Path, args: &MountArgs) -> Result<u8> {
+    agentfs_session::raise_open_files()?;
     let store = Store::write(located)?;
     let base = base::of(located, &store.database)?;
     for inside in [located.db.as_path(), &base] {

@@ -1,7 +1,8 @@
 //! Results of the overlay as answers, where several requests are answered alike.
 
 use agentfs_core::FsError;
-use fuser::{Errno, ReplyEmpty, ReplyXattr};
+use agentfs_core::types::FsStats;
+use fuser::{Errno, ReplyData, ReplyEmpty, ReplyStatfs, ReplyXattr};
 
 use crate::convert::errno;
 
@@ -11,6 +12,29 @@ const XATTR_LIST_MAX_BYTES: usize = 65_536;
 pub(super) fn empty(result: Result<(), FsError>, reply: ReplyEmpty) {
     match result {
         Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+pub(super) fn bytes(result: Result<Vec<u8>, FsError>, reply: ReplyData) {
+    match result {
+        Ok(bytes) => reply.data(&bytes),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+pub(super) fn statistics(result: Result<FsStats, FsError>, reply: ReplyStatfs) {
+    match result {
+        Ok(stats) => reply.statfs(
+            stats.blocks,
+            stats.blocks_free,
+            stats.blocks_available,
+            stats.files,
+            stats.files_free,
+            stats.block_size_bytes,
+            u32::try_from(agentfs_core::types::NAME_MAX_BYTES).unwrap_or(0),
+            stats.block_size_bytes,
+        ),
         Err(error) => reply.error(errno(&error)),
     }
 }

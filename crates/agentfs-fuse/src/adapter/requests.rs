@@ -1,18 +1,16 @@
 //! The requests, one by one. Each handler turns a request into one operation of
 //! the overlay and its result into the reply; whatever more there is to it is in
-//! the parent module.
+//! the parent module and those beside this one.
 
 use std::ffi::OsStr;
 use std::io;
-use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use agentfs_core::overlay::{DirEntry, NewNode, SeekWhence, SetAttr};
-use agentfs_core::{Attr, FileKind, FsError, LowerLayer, Owner, Storage};
+use agentfs_core::overlay::SetAttr;
+use agentfs_core::{FsError, LowerLayer, Storage};
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
     IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyData,
@@ -20,11 +18,11 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::answer::{empty, joined, value};
-use super::{AgentFs, DOT_DOT_COOKIE, GENERATION, REQUEST_MAX_BYTES};
+use super::answer::{bytes, empty, joined, statistics, value};
+use super::{AgentFs, GENERATION};
 use crate::convert::{
-    errno, fallocate_mode, file_type, ino, name, negative_entry, perm, rename_mode, request_time,
-    set_time, xattr_mode,
+    ino, name, negative_entry, new_node, owner, perm, rename_mode, request_time, set_time,
+    xattr_mode,
 };
 use crate::counters::Operation;
 
@@ -100,10 +98,7 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
 
     fn readlink(&self, request: &Request, number: INodeNo, reply: ReplyData) {
         self.serve(request, Operation::Readlink, || {
-            match self.overlay.readlink(ino(number)) {
-                Ok(target) => reply.data(&target),
-                Err(error) => reply.error(errno(&error)),
-            }
+            bytes(self.overlay.readlink(ino(number)), reply);
         });
     }
 
@@ -120,18 +115,7 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         self.serve(request, Operation::Mknod, || {
             let parent = ino(parent);
             let ttl = self.enter(parent);
-            // mknod(2) takes a mode without a type for a regular file.
-            let kind = if mode & libc::S_IFMT == 0 {
-                Some(FileKind::Regular)
-            } else {
-                FileKind::from_mode(mode)
-            };
-            let result = kind.ok_or(FsError::InvalidArgument).and_then(|kind| {
-                let node = NewNode {
-                    kind,
-                    perm: perm(mode),
-                    rdev,
-                };
+            let result = new_node(mode, rdev).and_then(|node| {
                 self.overlay
                     .mknod(parent, &name(entry)?, node, owner(request))
             });
@@ -254,10 +238,8 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         reply: ReplyData,
     ) {
         self.serve(request, Operation::Read, || {
-            match self.overlay.read(ino(number), offset, size as usize) {
-                Ok(data) => reply.data(&data),
-                Err(error) => reply.error(errno(&error)),
-            }
+            let data = self.overlay.read(ino(number), offset, size as usize);
+            bytes(data, reply);
         });
     }
 
@@ -274,19 +256,7 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         reply: ReplyWrite,
     ) {
         self.serve(request, Operation::Write, || {
-            let kill = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-            // Of what it has cached the kernel owns the times. It sends them when
-            // they differ from those it has sent, which a time of ours would not.
-            let written = if flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
-                self.overlay.write_cached(ino(number), offset, data)
-            } else {
-                self.overlay.write(ino(number), offset, data, kill)
-            };
-            match written {
-                // A request is far below 4 GiB.
-                Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(u32::MAX)),
-                Err(error) => reply.error(errno(&error)),
-            }
+            self.write_data(ino(number), offset, data, flags, reply);
         });
     }
 
@@ -331,35 +301,10 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         number: INodeNo,
         _: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectory,
+        reply: ReplyDirectory,
     ) {
         self.serve(request, Operation::Readdir, || {
-            let dir = ino(number);
-            self.enter(dir);
-            for (ino, cookie, name) in self.dot_entries(dir, offset) {
-                if reply.add(INodeNo(ino.0), cookie, fuser::FileType::Directory, name) {
-                    return reply.ok();
-                }
-            }
-            let result = self
-                .overlay
-                .read_dir(dir, overlay_cookie(offset), &mut |entry| {
-                    let name = OsStr::from_bytes(entry.name.as_bytes());
-                    if reply.add(
-                        INodeNo(entry.ino.0),
-                        entry.cookie,
-                        file_type(entry.kind),
-                        name,
-                    ) {
-                        ControlFlow::Break(())
-                    } else {
-                        ControlFlow::Continue(())
-                    }
-                });
-            match result {
-                Ok(()) => reply.ok(),
-                Err(error) => reply.error(errno(&error)),
-            }
+            self.list(ino(number), offset, reply);
         });
     }
 
@@ -369,37 +314,10 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         number: INodeNo,
         _: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
         self.serve(request, Operation::Readdirplus, || {
-            let dir = ino(number);
-            let ttl = self.enter(dir);
-            for (ino, cookie, name) in self.dot_entries(dir, offset) {
-                // The kernel takes no reference on these.
-                let mut attr = negative_entry();
-                (attr.ino, attr.kind) = (INodeNo(ino.0), fuser::FileType::Directory);
-                if reply.add(attr.ino, cookie, name, &Duration::ZERO, &attr, GENERATION) {
-                    return reply.ok();
-                }
-            }
-            let mut add = |entry: &DirEntry, attr: &Attr| {
-                let name = OsStr::from_bytes(entry.name.as_bytes());
-                let ttl = self.attr_ttl(attr, ttl);
-                self.compare(attr, ttl);
-                let (number, attr) = (INodeNo(attr.ino.0), self.shown(attr));
-                if reply.add(number, entry.cookie, name, &ttl, &attr, GENERATION) {
-                    ControlFlow::Break(())
-                } else {
-                    ControlFlow::Continue(())
-                }
-            };
-            match self
-                .overlay
-                .read_dir_plus(dir, overlay_cookie(offset), &mut add)
-            {
-                Ok(()) => reply.ok(),
-                Err(error) => reply.error(errno(&error)),
-            }
+            self.list_with_attributes(ino(number), offset, reply);
         });
     }
 
@@ -428,18 +346,8 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
     }
 
     fn statfs(&self, request: &Request, _: INodeNo, reply: ReplyStatfs) {
-        self.serve(request, Operation::Statfs, || match self.overlay.statfs() {
-            Ok(stats) => reply.statfs(
-                stats.blocks,
-                stats.blocks_free,
-                stats.blocks_available,
-                stats.files,
-                stats.files_free,
-                stats.block_size_bytes,
-                u32::try_from(agentfs_core::types::NAME_MAX_BYTES).unwrap_or(0),
-                stats.block_size_bytes,
-            ),
-            Err(error) => reply.error(errno(&error)),
+        self.serve(request, Operation::Statfs, || {
+            statistics(self.overlay.statfs(), reply);
         });
     }
 
@@ -549,17 +457,7 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         reply: ReplyEmpty,
     ) {
         self.serve(request, Operation::Fallocate, || {
-            match fallocate_mode(mode) {
-                Ok(mode) => {
-                    let (number, times) = (ino(number), self.times());
-                    let overlay = &self.overlay;
-                    empty(
-                        overlay.fallocate(number, mode, offset, length, times),
-                        reply,
-                    );
-                }
-                Err(refused) => reply.error(refused),
-            }
+            self.allocate(ino(number), offset, length, mode, reply);
         });
     }
 
@@ -573,28 +471,7 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         reply: ReplyLseek,
     ) {
         self.serve(request, Operation::Lseek, || {
-            let whence = match whence {
-                libc::SEEK_DATA => SeekWhence::Data,
-                libc::SEEK_HOLE => SeekWhence::Hole,
-                _ => return reply.error(Errno::EINVAL),
-            };
-            let Ok(offset) = u64::try_from(offset) else {
-                return reply.error(Errno::ENXIO);
-            };
-            let (number, overlay) = (ino(number), Arc::clone(&self.overlay));
-            let seek = move || match overlay.lseek(number, offset, whence) {
-                Ok(found) => match i64::try_from(found) {
-                    Ok(found) => reply.offset(found),
-                    Err(_) => reply.error(Errno::EOVERFLOW),
-                },
-                Err(error) => reply.error(errno(&error)),
-            };
-            if self.writeback {
-                // The kernel does not write back first, so it is asked to.
-                self.notifier.write_back(number, Box::new(seek));
-            } else {
-                seek();
-            }
+            self.seek(ino(number), offset, whence, reply);
         });
     }
 
@@ -612,27 +489,7 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         reply: ReplyWrite,
     ) {
         self.serve(request, Operation::CopyFileRange, || {
-            // The answer has 32 bits; the kernel asks again for the rest.
-            let len = len.min(u64::from(REQUEST_MAX_BYTES) * 64);
-            let (from, to) = (ino(from), ino(to));
-            let overlay = &self.overlay;
-            let times = self.times();
-            match overlay.copy_file_range(from, from_offset, to, to_offset, len, times) {
-                Ok(copied) => reply.written(u32::try_from(copied).unwrap_or(u32::MAX)),
-                Err(error) => reply.error(errno(&error)),
-            }
+            self.copy((ino(from), from_offset), (ino(to), to_offset), len, reply);
         });
-    }
-}
-
-/// Where to go on after `offset` in the entries of the overlay.
-fn overlay_cookie(offset: u64) -> u64 {
-    if offset <= DOT_DOT_COOKIE { 0 } else { offset }
-}
-
-fn owner(request: &Request) -> Owner {
-    Owner {
-        uid: request.uid(),
-        gid: request.gid(),
     }
 }

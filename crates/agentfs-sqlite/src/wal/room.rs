@@ -21,14 +21,15 @@ const LOW_BYTES: u64 = 256 << 10;
 /// How many are written then.
 const STEP_BYTES: usize = 1 << 20;
 /// SQLite's "WAL-mode File Format": the header of the `-wal`, and of a frame.
-const HEADER_BYTES: u64 = 32;
-const FRAME_HEADER_BYTES: u64 = 24;
+pub(super) const HEADER_BYTES: usize = 32;
+pub(super) const FRAME_HEADER_BYTES: usize = 24;
 /// The version that the header of a `-shm` begins with, and where in it the page
-/// size, the number of frames, and how many of them have been folded into the
-/// database lie.
+/// size, the number of frames, the checksum of the last, and how many of them have
+/// been folded into the database lie.
 const INDEX_VERSION: u32 = 3_007_000;
 const INDEX_PAGE_SIZE_AT: usize = 14;
 const INDEX_FRAMES_AT: usize = 16;
+const INDEX_CHECKSUM_AT: usize = 24;
 const INDEX_FOLDED_AT: usize = 96;
 const INDEX_HEADER_BYTES: usize = 100;
 
@@ -64,7 +65,44 @@ pub(super) fn give_back(wal: &File, shm: &File) -> io::Result<()> {
 /// # Errors
 /// The host's.
 pub(super) fn used_bytes(shm: &File) -> io::Result<Option<u64>> {
-    Ok(frames_end(&header(shm)?))
+    Ok(used(shm)?.map(|used| used.end()))
+}
+
+/// The frames of a `-wal`, as the `-shm` tells.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Used {
+    pub(super) frames: u32,
+    /// Size of each, with its header.
+    pub(super) frame_bytes: usize,
+    /// The checksum of the last.
+    pub(super) checksum: (u32, u32),
+}
+
+impl Used {
+    fn end(&self) -> u64 {
+        self.start_of(self.frames)
+    }
+
+    /// Where a frame, counted from 0, begins.
+    pub(super) fn start_of(&self, frame: u32) -> u64 {
+        HEADER_BYTES as u64 + u64::from(frame) * self.frame_bytes as u64
+    }
+}
+
+/// None where there is no frame or no `-shm` that tells.
+///
+/// # Errors
+/// The host's.
+pub(super) fn used(shm: &File) -> io::Result<Option<Used>> {
+    Ok(parse(&header(shm)?))
+}
+
+/// Has the next fold begin at the first frame. Only for who may write to the `-wal`.
+///
+/// # Errors
+/// The host's.
+pub(super) fn forget_folding(shm: &File) -> io::Result<()> {
+    shm.write_all_at(&[0; 4], INDEX_FOLDED_AT as u64)
 }
 
 /// How full a `-wal` is.
@@ -73,13 +111,18 @@ pub(super) fn used_bytes(shm: &File) -> io::Result<Option<u64>> {
 /// The host's.
 pub(super) fn fill(wal: &File, shm: &File) -> io::Result<Fill> {
     let header = header(shm)?;
-    let used_bytes = frames_end(&header).unwrap_or(0);
-    let folded = u64::from(word(&header, INDEX_FOLDED_AT).unwrap_or(0));
-    let frame_bytes = frame_bytes(&header).unwrap_or(0);
+    let size_bytes = wal.metadata()?.len();
+    let Some(used) = parse(&header) else {
+        return Ok(Fill {
+            size_bytes,
+            ..Fill::default()
+        });
+    };
+    let folded = word(&header, INDEX_FOLDED_AT).unwrap_or(0);
     Ok(Fill {
-        size_bytes: wal.metadata()?.len(),
-        used_bytes,
-        unfolded_bytes: used_bytes.saturating_sub(HEADER_BYTES + folded * frame_bytes),
+        size_bytes,
+        used_bytes: used.end(),
+        unfolded_bytes: used.end().saturating_sub(used.start_of(folded)),
     })
 }
 
@@ -105,21 +148,23 @@ fn word(header: &[u8; INDEX_HEADER_BYTES], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes))
 }
 
-/// What a frame takes, with its page.
-fn frame_bytes(header: &[u8; INDEX_HEADER_BYTES]) -> Option<u64> {
+fn parse(header: &[u8; INDEX_HEADER_BYTES]) -> Option<Used> {
     let page_size = header.get(INDEX_PAGE_SIZE_AT..INDEX_FRAMES_AT)?;
     let page_size = match u16::from_ne_bytes(page_size.try_into().ok()?) {
         // 64 KiB do not fit.
         1 => 65_536,
-        size => u64::from(size),
+        size => usize::from(size),
     };
-    Some(FRAME_HEADER_BYTES + page_size)
-}
-
-fn frames_end(header: &[u8; INDEX_HEADER_BYTES]) -> Option<u64> {
     let frames = word(header, INDEX_FRAMES_AT)?;
-    (word(header, 0)? == INDEX_VERSION && frames > 0)
-        .then(|| frame_bytes(header).map(|bytes| HEADER_BYTES + u64::from(frames) * bytes))?
+    let checksum = (
+        word(header, INDEX_CHECKSUM_AT)?,
+        word(header, INDEX_CHECKSUM_AT + 4)?,
+    );
+    (word(header, 0)? == INDEX_VERSION && frames > 0).then_some(Used {
+        frames,
+        frame_bytes: FRAME_HEADER_BYTES + page_size,
+        checksum,
+    })
 }
 
 #[cfg(test)]
@@ -169,7 +214,10 @@ mod tests {
             used_bytes(&shm).unwrap()
         );
         let before = fill(&wal, &shm).unwrap();
-        assert_eq!(before.unfolded_bytes, before.used_bytes - HEADER_BYTES);
+        assert_eq!(
+            before.unfolded_bytes,
+            before.used_bytes - HEADER_BYTES as u64
+        );
         conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
             .unwrap();
         let expected = Fill {
@@ -183,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_header_that_is_none_says_nothing() {
-        assert_eq!(frames_end(&[0; INDEX_HEADER_BYTES]), None);
-        assert_eq!(frames_end(&[0xff; INDEX_HEADER_BYTES]), None);
+        assert_eq!(parse(&[0; INDEX_HEADER_BYTES]), None);
+        assert_eq!(parse(&[0xff; INDEX_HEADER_BYTES]), None);
     }
 }

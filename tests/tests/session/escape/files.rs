@@ -74,6 +74,11 @@ const CHANGES: &[Attempt] = &[
         Everyone,
     ),
     (
+        "take a lease",
+        "fcntl.fcntl(os.open(E['FILE'], os.O_RDONLY), fcntl.F_SETLEASE, fcntl.F_RDLCK)",
+        Everyone,
+    ),
+    (
         "write through a link in the view",
         "os.symlink(E['FILE'], 'to-file'); open('to-file', 'w').write('x')",
         Everyone,

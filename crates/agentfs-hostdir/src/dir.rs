@@ -7,8 +7,6 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,6 +21,8 @@ use rustix::io::Errno;
 
 use crate::convert::{dirent_kind, lower_attr};
 use crate::file::{self, HostFile};
+use crate::left_out::LeftOut;
+use crate::read_ahead::ReadAhead;
 use crate::{walk, xattr};
 
 /// Directory descriptors kept open, at most.
@@ -38,30 +38,15 @@ const LINK_BUFFER_BYTES: usize = 256;
 pub struct HostDir {
     root: Arc<OwnedFd>,
     dirs: Mutex<LruCache<LowerPath, CachedDir>>,
-    left_out: LeftOut,
-}
-
-/// What is there and not shown: see [`HostDir::without_database`].
-#[derive(Default)]
-struct LeftOut {
-    paths: Vec<LowerPath>,
-    /// Device and inode.
-    file: Option<(u64, u64)>,
-}
-
-impl LeftOut {
-    fn has_path(&self, path: &LowerPath) -> bool {
-        self.paths.contains(path)
-    }
-
-    fn is_file(&self, stat: &Stat) -> bool {
-        self.file == Some((stat.st_dev, stat.st_ino))
-    }
+    left_out: Arc<LeftOut>,
+    ahead: Option<ReadAhead>,
 }
 
 struct CachedDir {
     fd: Arc<OwnedFd>,
     opened: Instant,
+    /// Whether a name has been looked for in it.
+    looked_into: bool,
 }
 
 impl HostDir {
@@ -86,7 +71,8 @@ impl HostDir {
         Ok(Self {
             root: Arc::new(fd),
             dirs: Mutex::new(LruCache::new(CACHED_DIRS_MAX)),
-            left_out: LeftOut::default(),
+            left_out: Arc::default(),
+            ahead: None,
         })
     }
 
@@ -99,21 +85,28 @@ impl HostDir {
     /// has on it (fcntl(2)), SQLite's with them.
     #[must_use]
     pub fn without_database(mut self, directory: &Path, database: &Path) -> Self {
-        let within = database.strip_prefix(directory).ok();
-        let beside = ["", "-wal", "-shm", "-journal"]
-            .iter()
-            .filter_map(|suffix| {
-                let mut path = within?.as_os_str().to_owned();
-                path.push(suffix);
-                LowerPath::parse(path.as_bytes()).ok()
-            });
-        self.left_out = LeftOut {
-            paths: beside.collect(),
-            file: std::fs::metadata(database)
-                .ok()
-                .map(|meta| (meta.dev(), meta.ino())),
-        };
+        self.left_out = Arc::new(LeftOut::database(directory, database));
         self
+    }
+
+    /// From now on has the kernel read ahead what programs seem to want next, where
+    /// it is not in the kernel's caches yet: names and attributes of directories
+    /// near those looked into, and small files beside those read. Nothing but time shows. It takes two threads, which
+    /// sleep while nothing is cold and end with this, and at most about a MiB; no
+    /// descriptor is kept, and no other file system is touched that is mounted
+    /// below. To be called after [`Self::without_database`].
+    ///
+    /// # Errors
+    /// Itself, as it was, when no thread can be had.
+    #[allow(clippy::result_large_err)] // Goes on without, as a rule.
+    pub fn with_read_ahead(mut self) -> Result<Self, (Self, io::Error)> {
+        match ReadAhead::start(Arc::clone(&self.root), Arc::clone(&self.left_out)) {
+            Ok(ahead) => {
+                self.ahead = Some(ahead);
+                Ok(self)
+            }
+            Err(error) => Err((self, error)),
+        }
     }
 
     /// Forgets what is cached of `path` and everything beneath: the base changed
@@ -142,31 +135,50 @@ impl HostDir {
 
     /// The directory at `path`, as `O_PATH`.
     pub(crate) fn dir(&self, path: &LowerPath) -> Result<Arc<OwnedFd>, Errno> {
+        self.dir_for(path, None)
+    }
+
+    /// As [`Self::dir`], to look for `name` in it.
+    fn dir_for(&self, path: &LowerPath, name: Option<&Name>) -> Result<Arc<OwnedFd>, Errno> {
         if path.is_root() {
             return Ok(Arc::clone(&self.root));
         }
-        if let Some(cached) = self.dirs.lock().get(path)
-            && cached.opened.elapsed() < CACHED_FOR
-        {
-            return Ok(Arc::clone(&cached.fd));
+        let cached = self.dirs.lock().get_mut(path).and_then(|cached| {
+            let is_first = name.is_some() && !std::mem::replace(&mut cached.looked_into, true);
+            (cached.opened.elapsed() < CACHED_FOR).then(|| (Arc::clone(&cached.fd), is_first))
+        });
+        if let Some((fd, is_first)) = cached {
+            if is_first {
+                self.entered(path, &fd, name);
+            }
+            return Ok(fd);
         }
         let opened = Instant::now();
         let fd = Arc::new(walk::open_dir(&self.root, path.as_bytes())?);
+        self.entered(path, &fd, name);
         self.dirs.lock().put(
             path.clone(),
             CachedDir {
                 fd: Arc::clone(&fd),
                 opened,
+                looked_into: name.is_some(),
             },
         );
         Ok(fd)
+    }
+
+    /// A program looks for `name` in a directory, the first time in a while.
+    fn entered(&self, path: &LowerPath, dir: &OwnedFd, name: Option<&Name>) {
+        if let (Some(ahead), Some(name)) = (&self.ahead, name) {
+            ahead.shared().entered(path, dir, name);
+        }
     }
 
     /// The directory that holds `path` and the name in it; for the root, itself
     /// and `.`.
     fn place(&self, path: &LowerPath) -> Result<(Arc<OwnedFd>, Option<Name>), Errno> {
         match path.split() {
-            Some((dir, name)) => Ok((self.dir(&dir)?, Some(name))),
+            Some((dir, name)) => Ok((self.dir_for(&dir, Some(&name))?, Some(name))),
             None => Ok((Arc::clone(&self.root), None)),
         }
     }
@@ -190,14 +202,10 @@ impl HostDir {
     /// Whether an entry of a directory is not shown. `ino` is the listing's, which
     /// says nothing of the device.
     fn leaves_out(&self, dir: &LowerPath, listing: &OwnedFd, name: &Name, ino: u64) -> bool {
-        let maybe = self
-            .left_out
-            .file
-            .is_some_and(|(_, left_out)| left_out == ino);
-        let is_file = maybe
+        let is_file = self.left_out.may_have_number(ino)
             && statat(listing, name.as_bytes(), AtFlags::SYMLINK_NOFOLLOW)
                 .is_ok_and(|stat| self.left_out.is_file(&stat));
-        is_file || (!self.left_out.paths.is_empty() && self.left_out.has_path(&dir.join(name)))
+        is_file || self.left_out.has_entry(dir, name)
     }
 
     /// `None` when nothing is at `path`.
@@ -265,6 +273,7 @@ impl HostDir {
                 ino: entry.ino(),
             });
         }
+        self.entered(path, &dir, entries.first().map(|first| &first.name));
         Ok(entries)
     }
 }
@@ -298,13 +307,12 @@ impl LowerLayer for HostDir {
             (dir, Some(name)) => file::open_regular(dir.as_fd(), name.as_bytes()),
             (_, None) => Err(Errno::INVAL),
         })?;
-        if self.left_out.is_file(&stat) {
-            // It took the place of what was looked up. Now it stays open: it is
-            // the closing that does the harm.
-            std::mem::forget(fd);
-            return Err(error(path, Errno::NOENT));
-        }
-        Ok(Box::new(HostFile::new(fd, path.clone())))
+        let fd = self
+            .left_out
+            .refuse(fd, &stat)
+            .map_err(|errno| error(path, errno))?;
+        let ahead = self.ahead.as_ref().map(|ahead| Arc::clone(ahead.shared()));
+        Ok(Box::new(HostFile::new(fd, path.clone(), ahead)))
     }
 
     fn xattrs(&self, path: &LowerPath) -> Result<Vec<(Vec<u8>, Vec<u8>)>, LowerError> {

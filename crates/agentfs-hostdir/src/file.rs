@@ -1,14 +1,18 @@
 //! Open regular files of the base. Read only; never anything but `S_IFREG`.
 
+use std::io::IoSliceMut;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use agentfs_core::lower::{LowerAttr, LowerFile};
 use agentfs_core::{LowerError, LowerPath};
 use rustix::fs::{FileType, Mode, OFlags, SeekFrom, Stat, openat};
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use crate::convert::lower_attr;
 use crate::dir::error;
+use crate::read_ahead;
 
 /// Opens for reading without leaving a trace in the access time, where the
 /// host lets us (our own files, or privileged).
@@ -40,15 +44,35 @@ pub(crate) fn open_regular(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(OwnedFd,
     }
 }
 
-/// An open regular file; `path` is for messages only.
+/// An open regular file; `path` is for messages and reading ahead only.
 pub(crate) struct HostFile {
     fd: OwnedFd,
     path: LowerPath,
+    ahead: Option<Arc<read_ahead::Shared>>,
+    was_read: AtomicBool,
 }
 
 impl HostFile {
-    pub(crate) fn new(fd: OwnedFd, path: LowerPath) -> Self {
-        Self { fd, path }
+    pub(crate) fn new(
+        fd: OwnedFd,
+        path: LowerPath,
+        ahead: Option<Arc<read_ahead::Shared>>,
+    ) -> Self {
+        Self {
+            fd,
+            path,
+            ahead,
+            was_read: AtomicBool::new(false),
+        }
+    }
+
+    /// The first read: what of it is in the kernel's caches, telling whether it is.
+    fn read_first(&self, ahead: &read_ahead::Shared, buf: &mut [u8], offset: u64) -> usize {
+        let into = &mut [IoSliceMut::new(buf)];
+        let cached = preadv2(&self.fd, into, offset, ReadWriteFlags::NOWAIT);
+        ahead.read_first(&self.path, cached == Err(Errno::AGAIN));
+        // Whatever else is wrong shows again.
+        cached.unwrap_or(0)
     }
 }
 
@@ -59,7 +83,12 @@ impl LowerFile for HostFile {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, LowerError> {
-        let mut done = 0;
+        let mut done = match &self.ahead {
+            Some(ahead) if !self.was_read.swap(true, Ordering::Relaxed) => {
+                self.read_first(ahead, buf, offset)
+            }
+            _ => 0,
+        };
         while done < buf.len() {
             match rustix::io::pread(&self.fd, &mut buf[done..], offset + done as u64) {
                 Ok(0) => break,

@@ -2,7 +2,7 @@
 //!
 //! Must never open a component through a symbolic link, a magic link or `..`.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat, openat2};
@@ -15,6 +15,16 @@ const PIECE_MAX_BYTES: usize = 4000;
 /// directory above us while it walked.
 const RETRIES_MAX: usize = 16;
 
+/// How a directory is opened.
+const DIRECTORY: OFlags = OFlags::PATH
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+/// What may not be on the way.
+const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS);
+
 /// Set once the kernel has turned out to lack `openat2` (before 5.6, or a
 /// seccomp filter that hides it).
 static NO_OPENAT2: AtomicBool = AtomicBool::new(false);
@@ -25,12 +35,33 @@ static NO_OPENAT2: AtomicBool = AtomicBool::new(false);
 /// # Errors
 /// ENOENT, ENOTDIR, ELOOP (a symbolic link on the way), or what the host says.
 pub(crate) fn open_dir(root: impl AsFd, path: &[u8]) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    in_pieces(root.as_fd(), path, |dir, piece| {
+        open_beneath(dir, piece, DIRECTORY)
+    })
+}
+
+/// As [`open_dir`], and never onto another mount.
+///
+/// # Errors
+/// EXDEV for that, ENOSYS where the kernel lacks `openat2`, and those of
+/// [`open_dir`].
+pub(crate) fn open_dir_on_same_mount(root: impl AsFd, path: &[u8]) -> Result<OwnedFd, Errno> {
+    let resolve = RESOLVE | ResolveFlags::NO_XDEV;
+    in_pieces(root.as_fd(), path, |dir, piece| {
+        openat2(dir, piece, DIRECTORY, Mode::empty(), resolve)
+    })
+}
+
+fn in_pieces(
+    root: BorrowedFd<'_>,
+    path: &[u8],
+    open: impl Fn(BorrowedFd<'_>, &[u8]) -> Result<OwnedFd, Errno>,
+) -> Result<OwnedFd, Errno> {
     let (first, mut rest) = cut(path);
-    let mut dir = open_beneath(root.as_fd(), first, flags)?;
+    let mut dir = open(root, first)?;
     while !rest.is_empty() {
         let (piece, remaining) = cut(rest);
-        dir = open_beneath(dir.as_fd(), piece, flags)?;
+        dir = open(dir.as_fd(), piece)?;
         rest = remaining;
     }
     Ok(dir)
@@ -48,17 +79,12 @@ fn cut(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-fn open_beneath(
-    dir: rustix::fd::BorrowedFd<'_>,
-    path: &[u8],
-    flags: OFlags,
-) -> Result<OwnedFd, Errno> {
+fn open_beneath(dir: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
     if NO_OPENAT2.load(Ordering::Relaxed) {
         return open_each(dir, path, flags);
     }
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     for _ in 0..RETRIES_MAX {
-        match openat2(dir, path, flags, Mode::empty(), resolve) {
+        match openat2(dir, path, flags, Mode::empty(), RESOLVE) {
             Err(Errno::AGAIN | Errno::INTR) => {}
             Err(Errno::NOSYS) => {
                 NO_OPENAT2.store(true, Ordering::Relaxed);
@@ -72,11 +98,7 @@ fn open_beneath(
 
 /// One component at a time: `O_NOFOLLOW | O_DIRECTORY` refuses symbolic links,
 /// and a [`agentfs_core::LowerPath`] holds no `..`.
-fn open_each(
-    dir: rustix::fd::BorrowedFd<'_>,
-    path: &[u8],
-    flags: OFlags,
-) -> Result<OwnedFd, Errno> {
+fn open_each(dir: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
     let mut names = path.split(|&b| b == b'/');
     let first = names.next().ok_or(Errno::INVAL)?;
     let mut at = openat(dir, first, flags, Mode::empty())?;

@@ -84,6 +84,14 @@ fn known_ids() -> Option<KnownIds> {
     })
 }
 
+/// Has the kernel read ahead what programs will want; everything works without.
+fn reading_ahead(host: HostDir) -> HostDir {
+    host.with_read_ahead().unwrap_or_else(|(host, error)| {
+        tracing::warn!("nothing is read ahead: {error}");
+        host
+    })
+}
+
 /// Watches what the kernel has looked into. Without a watcher the kernel asks again
 /// every second.
 struct Interest {
@@ -171,7 +179,9 @@ impl View {
             tracing::warn!("changes of the database by others show late: {error}");
         }
         Ok(Self {
-            base: Arc::new(base.without_database(&config.base_path, &config.db)),
+            base: Arc::new(reading_ahead(
+                base.without_database(&config.base_path, &config.db),
+            )),
             db: config.db,
             home: config.home,
             log: config.log,
@@ -192,7 +202,7 @@ impl View {
             (Volume::Base, _) => (Arc::clone(&self.base), agentfs_sqlite::Volume::View),
             (Volume::Home, Some(home)) => {
                 let lower = HostDir::open(home).map_err(|e| self.failed(home, e))?;
-                let lower = lower.without_database(home, &self.db);
+                let lower = reading_ahead(lower.without_database(home, &self.db));
                 (Arc::new(lower), agentfs_sqlite::Volume::Home)
             }
             (Volume::Home, None) => return Err(self.failed(Path::new("$HOME"), "it is not known")),

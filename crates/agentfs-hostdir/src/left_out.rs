@@ -1,0 +1,72 @@
+//! [`LeftOut`]: the database that is there and neither shown nor opened. Must never
+//! close a descriptor of it: see [`crate::HostDir::without_database`].
+
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use agentfs_core::{LowerPath, Name};
+use rustix::fs::Stat;
+use rustix::io::Errno;
+
+/// What is there and not shown.
+#[derive(Default)]
+pub(crate) struct LeftOut {
+    paths: Vec<LowerPath>,
+    /// Device and inode.
+    file: Option<(u64, u64)>,
+}
+
+impl LeftOut {
+    /// As [`crate::HostDir::without_database`].
+    pub(crate) fn database(directory: &Path, database: &Path) -> Self {
+        let within = database.strip_prefix(directory).ok();
+        let beside = ["", "-wal", "-shm", "-journal"]
+            .iter()
+            .filter_map(|suffix| {
+                let mut path = within?.as_os_str().to_owned();
+                path.push(suffix);
+                LowerPath::parse(path.as_bytes()).ok()
+            });
+        Self {
+            paths: beside.collect(),
+            file: std::fs::metadata(database)
+                .ok()
+                .map(|meta| (meta.dev(), meta.ino())),
+        }
+    }
+
+    pub(crate) fn has_path(&self, path: &LowerPath) -> bool {
+        self.paths.contains(path)
+    }
+
+    pub(crate) fn has_entry(&self, dir: &LowerPath, name: &Name) -> bool {
+        !self.paths.is_empty() && self.has_path(&dir.join(name))
+    }
+
+    pub(crate) fn is_file(&self, stat: &Stat) -> bool {
+        self.file == Some((stat.st_dev, stat.st_ino))
+    }
+
+    /// Whether a listing's number may be that of the file: it says nothing of the
+    /// device.
+    pub(crate) fn may_have_number(&self, ino: u64) -> bool {
+        self.file.is_some_and(|(_, left_out)| left_out == ino)
+    }
+
+    /// Whether an entry of a listing may be left out.
+    pub(crate) fn may_be(&self, path: &LowerPath, ino: u64) -> bool {
+        self.may_have_number(ino) || self.has_path(path)
+    }
+
+    /// ENOENT for a file that took the place of what was looked up and is left
+    /// out. It stays open then: it is the closing that does the harm.
+    pub(crate) fn refuse(&self, fd: OwnedFd, stat: &Stat) -> Result<OwnedFd, Errno> {
+        if self.is_file(stat) {
+            std::mem::forget(fd);
+            return Err(Errno::NOENT);
+        }
+        Ok(fd)
+    }
+}

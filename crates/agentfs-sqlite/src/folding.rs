@@ -26,7 +26,7 @@ const LITTLE_BYTES: u64 = 8 << 20;
 /// A `-wal` this large is folded and shortened once nothing has been written for
 /// [`IDLE`].
 const LARGE_BYTES: u64 = 64 << 20;
-const IDLE: Duration = Duration::from_millis(250);
+const IDLE: Duration = Duration::from_secs(5);
 /// One in use this far is folded in any case.
 const VERY_LARGE_BYTES: u64 = 1 << 30;
 /// And at this, batches wait for it.

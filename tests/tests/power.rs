@@ -45,8 +45,8 @@ const FOLDING_WRITES: u64 = 1_200;
 const FOLDING_WRITE_BYTES: u16 = 60 << 10;
 const FOLDING_PLACES: u64 = 200;
 const FOLDING_IMAGES: usize = 8;
-/// How long the database rests then: the committer folds after 250 ms at the latest.
-const FOLDING_REST: Duration = Duration::from_secs(3);
+/// How long the database rests then: the committer folds after five seconds.
+const FOLDING_REST: Duration = Duration::from_secs(8);
 
 /// A database on the disk; each time it is opened, the one before is closed.
 struct Recorded {

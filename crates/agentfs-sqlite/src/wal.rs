@@ -154,7 +154,10 @@ pub(crate) fn tie(conn: &Connection) -> Option<Tie> {
 /// Whether the state `with` the `-wal` may have grown from the one `without`.
 pub(crate) fn fits(without: Option<&Tie>, with: Option<&Tie>) -> bool {
     match (without, with) {
-        (Some(without), Some(with)) => with == without || with.base == without.id,
+        // Not what the one grew from: a power failure while that is folded leaves a page
+        // whose parts are of two ages, and there `wal_base` may be of another than
+        // `wal_id`.
+        (Some(without), Some(with)) => with.id == without.id || with.base == without.id,
         // A database without our tables is an SDK's; without the mark, nothing
         // can be told.
         (None, _) => true,
@@ -183,6 +186,8 @@ mod tests {
         };
         check(tie("a", "b"), tie("b", "c"), true);
         check(tie("b", "c"), tie("b", "c"), true);
+        check(tie("", "c"), tie("b", "c"), true);
+        check(tie("b", "c"), tie("a", "b"), false);
         check(tie("a", "b"), tie("x", "y"), false);
         check(tie("a", "b"), None, false);
         check(None, tie("x", "y"), true);

@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use agentfs_core::overlay::Times;
-use agentfs_core::{Attr, FsError, Ino, LowerLayer, Overlay, Storage};
+use agentfs_core::{Attr, FileKind, FsError, Ino, LowerLayer, Overlay, Storage};
 use fuser::{
     FileAttr, Generation, InitFlags, KernelConfig, ReplyAttr, ReplyEmpty, ReplyEntry, Request,
 };
@@ -156,18 +156,21 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
         }
     }
 
-    /// Where nobody tells of changes, they are noticed when the kernel asks again.
-    fn compare(&self, attr: &Attr, ttl: Duration) {
-        if ttl == FOR_GOOD || is_upper(attr.ino) || !self.directories.has_changed(attr) {
-            return;
-        }
+    /// Where nobody tells of changes, they are noticed when the kernel asks again:
+    /// whether this is other than what it was told before. Asks the overlay nothing.
+    fn looks_changed(&self, attr: &Attr, ttl: Duration) -> bool {
+        ttl != FOR_GOOD && !is_upper(attr.ino) && self.directories.has_changed(attr)
+    }
+
+    /// Tells the kernel of what [`Self::looks_changed`].
+    fn tell_changed(&self, ino: Ino, kind: FileKind) {
         // What programs here did to it the kernel knows.
-        if self.overlay.is_upper(attr.ino).unwrap_or(false) {
+        if self.overlay.is_upper(ino).unwrap_or(false) {
             return;
         }
-        if attr.kind.is_dir() {
-            self.notifier.base_directory_changed(attr.ino);
-        } else if let Some((dir, name)) = self.overlay.known_name(attr.ino) {
+        if kind.is_dir() {
+            self.notifier.base_directory_changed(ino);
+        } else if let Some((dir, name)) = self.overlay.known_name(ino) {
             self.notifier
                 .base_entry_changed(dir, name, EntryChange::Object);
         }
@@ -178,7 +181,9 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
         match result {
             Ok(attr) => {
                 let attr_ttl = self.attr_ttl(&attr, in_dir);
-                self.compare(&attr, attr_ttl);
+                if self.looks_changed(&attr, attr_ttl) {
+                    self.tell_changed(attr.ino, attr.kind);
+                }
                 reply.entry_with_ttls(&attr_ttl, &in_dir, &self.shown(&attr), GENERATION);
             }
             Err(error) => reply.error(errno(&error)),

@@ -153,6 +153,9 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
     /// (continues after) one reference is taken; for the one it breaks on,
     /// none. Entries that vanish meanwhile are left out.
     ///
+    /// `f` runs with locks held for reading and must ask the overlay nothing: a second
+    /// reading waits for a writer that waits for the first.
+    ///
     /// # Errors
     /// As [`Self::read_dir`].
     pub fn read_dir_plus(

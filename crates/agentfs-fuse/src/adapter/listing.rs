@@ -60,10 +60,13 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
                 return reply.ok();
             }
         }
+        let mut changed = Vec::new();
         let mut add = |entry: &DirEntry, attr: &Attr| {
             let name = OsStr::from_bytes(entry.name.as_bytes());
             let ttl = self.attr_ttl(attr, ttl);
-            self.compare(attr, ttl);
+            if self.looks_changed(attr, ttl) {
+                changed.push((attr.ino, attr.kind));
+            }
             let (number, attr) = (INodeNo(attr.ino.0), self.shown(attr));
             if reply.add(number, entry.cookie, name, &ttl, &attr, GENERATION) {
                 ControlFlow::Break(())
@@ -71,10 +74,14 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
                 ControlFlow::Continue(())
             }
         };
-        match self
+        let listed = self
             .overlay
-            .read_dir_plus(dir, overlay_cookie(offset), &mut add)
-        {
+            .read_dir_plus(dir, overlay_cookie(offset), &mut add);
+        // Not while it is being listed, see there.
+        for (ino, kind) in changed {
+            self.tell_changed(ino, kind);
+        }
+        match listed {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(errno(&error)),
         }

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use agentfs_sqlite::{Database, OpenOptions};
+use agentfs_sqlite::{Database, OpenOptions, clear_place};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
@@ -177,21 +177,14 @@ pub(crate) fn open_database(db: &Path) -> Result<(DbId, bool), SessionError> {
 /// anybody find an empty one, and of several `run`s one is first. False when
 /// somebody else was.
 fn create_database(db: &Path) -> Result<bool, SessionError> {
-    let beside = |suffix: &str| {
-        let mut path = db.as_os_str().to_owned();
-        path.push(suffix);
-        PathBuf::from(path)
-    };
-    let new = beside(&format!(".new-{}", std::process::id()));
+    let mut new = db.as_os_str().to_owned();
+    new.push(format!(".new-{}", std::process::id()));
+    let new = PathBuf::from(new);
     let made = make_in_memory(&new).or_else(|_| make_at(&new));
     let published = made.and_then(|()| {
-        // Of a database of this name that was removed while in use: SQLite
-        // would take them for the new one's.
-        if !db.exists() {
-            for suffix in ["-wal", "-shm"] {
-                let _ = fs::remove_file(beside(suffix));
-            }
-        }
+        let Some(_cleared) = clear_place(db).map_err(|e| e.to_string())? else {
+            return Ok(false);
+        };
         match renameat_with(CWD, &new, CWD, db, RenameFlags::NOREPLACE) {
             Ok(()) => Ok(true),
             Err(Errno::EXIST) => Ok(false),

@@ -40,4 +40,4 @@ mod wal;
 
 pub use database::{Database, SqliteStorage, Volume};
 pub use error::OpenError;
-pub use open::OpenOptions;
+pub use open::{ClearedPlace, OpenOptions, clear_place};

@@ -237,17 +237,48 @@ fn find_or_create(paths: &Paths, options: &OpenOptions) -> Result<Registration, 
     Err(OpenError::NotFound(path.clone()))
 }
 
-fn create_file(paths: &Paths) -> Result<(), OpenError> {
-    // Left over from a database that was removed: they must not be taken for
-    // this one's.
+/// Keeps others from putting a database at a place in the same directory.
+#[derive(Debug)]
+pub struct ClearedPlace {
+    _directory: File,
+}
+
+/// Removes what is left at `path` of a database that is gone: it would be taken for
+/// the next one's. Whoever puts a database there does so while the value lives.
+/// `None`, with nothing removed, when there is a database.
+///
+/// For what lies beside a database that another has just put there is in use.
+///
+/// # Errors
+/// The host's.
+pub fn clear_place(path: &Path) -> io::Result<Option<ClearedPlace>> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let directory = File::open(directory)?;
+    directory.lock()?;
+    if path.try_exists()? {
+        return Ok(None);
+    }
+    let paths = Paths::new(path);
     for leftover in [&paths.wal, &paths.shm] {
         match std::fs::remove_file(leftover) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                return Err(OpenError::from_io(leftover, &e));
-            }
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
     }
+    Ok(Some(ClearedPlace {
+        _directory: directory,
+    }))
+}
+
+fn create_file(paths: &Paths) -> Result<(), OpenError> {
+    let cleared =
+        clear_place(&paths.database).map_err(|e| OpenError::from_io(&paths.database, &e))?;
+    let Some(_cleared) = cleared else {
+        return Ok(());
+    };
     // It holds what programs wrote into files that nobody else may read. SQLite
     // gives the files beside it the same mode.
     match File::options()

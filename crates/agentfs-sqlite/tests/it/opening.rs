@@ -5,7 +5,7 @@ use std::path::Path;
 
 use agentfs_core::storage::ReadTxn;
 use agentfs_core::{Ino, Storage, StorageError};
-use agentfs_sqlite::{Database, OpenError, OpenOptions, Volume};
+use agentfs_sqlite::{Database, OpenError, OpenOptions, Volume, clear_place};
 
 use crate::kit::{Dir, inode, name};
 
@@ -516,4 +516,27 @@ fn a_new_database_is_its_owners_alone() {
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
     database.close().unwrap();
+}
+
+/// Two that make the same database: the second saw none, waited, and then removed the
+/// `-wal` of the first's, which was in use by then.
+#[test]
+fn regression_the_log_of_a_database_just_made_is_not_taken_for_a_leftover() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s.db");
+    let wal = dir.path().join("s.db-wal");
+    std::fs::write(&wal, "of one that is gone").unwrap();
+    let first = clear_place(&path).unwrap();
+    assert!(first.is_some() && !wal.exists());
+    let second = std::thread::spawn({
+        let path = path.clone();
+        move || clear_place(&path).unwrap().is_some()
+    });
+    // Long enough for the second to come as far as it can.
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    std::fs::write(&path, "").unwrap();
+    std::fs::write(&wal, "in use").unwrap();
+    drop(first);
+    assert!(!second.join().unwrap(), "there is a database");
+    assert_eq!(std::fs::read(&wal).unwrap(), b"in use");
 }

@@ -91,10 +91,10 @@ impl HostDir {
 
     /// From now on has the kernel read ahead what programs seem to want next, where
     /// it is not in the kernel's caches yet: names and attributes of directories
-    /// near those looked into, and small files beside those read. Nothing but time shows. It takes two threads, which
-    /// sleep while nothing is cold and end with this, and at most about a MiB; no
-    /// descriptor is kept, and no other file system is touched that is mounted
-    /// below. To be called after [`Self::without_database`].
+    /// near those looked into, and small files beside those read. Nothing but time
+    /// shows. It takes two threads, which sleep while nothing is cold and end with
+    /// this, and at most about a MiB; no descriptor is kept, and no other file system
+    /// is touched that is mounted below. To be called after [`Self::without_database`].
     ///
     /// # Errors
     /// Itself, as it was, when no thread can be had.

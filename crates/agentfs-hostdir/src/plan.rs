@@ -133,12 +133,7 @@ impl Plan {
     }
 
     /// The names of a directory have been looked up, `below` are its directories.
-    pub(crate) fn looked(
-        &mut self,
-        path: &LowerPath,
-        below: Vec<LowerPath>,
-        visited: bool,
-    ) -> bool {
+    pub(crate) fn looked(&mut self, path: &LowerPath, below: Vec<LowerPath>, visited: bool) {
         for path in below.into_iter().rev() {
             if self.looks.len() >= WAITING_MAX {
                 self.looks.pop_back();
@@ -150,7 +145,6 @@ impl Plan {
             }
         }
         self.plan_contents(path, visited);
-        true
     }
 
     /// A program begins to read a file; `cold` where it has to wait.

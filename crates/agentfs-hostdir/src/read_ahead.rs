@@ -155,9 +155,8 @@ impl Shared {
             }
             !self.has_ended()
         })?;
-        if self.plan.lock().looked(path, below, visited) {
-            self.wake.notify_all();
-        }
+        self.plan.lock().looked(path, below, visited);
+        self.wake.notify_all();
         Ok(())
     }
 

@@ -41,6 +41,7 @@ const SYNCS_TOGETHER: Duration = Duration::from_millis(50);
 /// How soon a failed batch is tried again; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_millis(500);
+
 /// How the rest of the program and the committer talk.
 #[derive(Default)]
 pub(crate) struct Mailbox {
@@ -56,11 +57,11 @@ pub(crate) struct Mailbox {
     pub(crate) progress: Mutex<Progress>,
 }
 
-/// When the last sync began, and how many came closely one after the other until then.
+/// When the last sync began, and whether it came closely after another.
 #[derive(Default)]
 struct LastSync {
     at: Option<Instant>,
-    in_a_row: u32,
+    followed: bool,
 }
 
 impl LastSync {
@@ -68,18 +69,13 @@ impl LastSync {
     fn follows(&mut self) -> bool {
         let now = Instant::now();
         let last = self.at.replace(now);
-        let follows = last.is_some_and(|last| now - last < SYNCS_TOGETHER);
-        self.in_a_row = if follows {
-            self.in_a_row.saturating_add(1)
-        } else {
-            0
-        };
-        follows
+        self.followed = last.is_some_and(|last| now - last < SYNCS_TOGETHER);
+        self.followed
     }
 
     /// Whether more are likely to follow.
     fn go_on(&self) -> bool {
-        self.in_a_row > 0 && self.at.is_some_and(|last| last.elapsed() < SYNCS_TOGETHER)
+        self.followed && self.at.is_some_and(|last| last.elapsed() < SYNCS_TOGETHER)
     }
 }
 
@@ -231,8 +227,10 @@ fn run_with(shared: &Shared, mut folding: Folding<'_, '_>) {
             Ok(()) => retry = RETRY_MIN,
             Err(error) => {
                 tracing::warn!(%error, path = %shared.path().display(), "a batch was not written");
-                if *error == StorageError::Full {
-                    give_back_room(shared);
+                if *error == StorageError::Full
+                    && let Err(error) = wal::give_back_room(shared)
+                {
+                    tracing::debug!(%error, "the room in the -wal was not given back");
                 }
                 let mut letters = shared.mailbox.letters.lock();
                 letters.waiters.splice(0..0, later);
@@ -385,15 +383,5 @@ fn write_batch(shared: &Shared, batch: &Delta, keep_room: bool) -> Result<Writte
         }
         // The lease rolls back what is left of the transaction.
         Err(error) => Err(error),
-    }
-}
-
-/// Gives back what was kept at the end of the `-wal`; a hint.
-fn give_back_room(shared: &Shared) {
-    let outcome = shared
-        .lease(Purpose::Write)
-        .and_then(|lease| lease.query(|conn| wal::give_back_room(&shared.gate, conn)));
-    if let Err(error) = outcome {
-        tracing::debug!(%error, "the room in the -wal was not given back");
     }
 }

@@ -292,9 +292,7 @@ impl Database {
         match shared.gate.close() {
             // The database grows when the -wal is folded into it.
             Err(StorageError::Full) => {
-                shared
-                    .lease(Purpose::Write)?
-                    .query(|conn| wal::give_back_room(&shared.gate, conn))?;
+                wal::give_back_room(shared)?;
                 shared.gate.close()?;
             }
             closed => closed?,

@@ -53,20 +53,13 @@ impl<'scope, 'env> Folding<'scope, 'env> {
     /// nothing happens until then.
     pub(crate) fn after_batch(&mut self, syncs_follow: bool) -> Option<Instant> {
         let fill = wal::fill(&self.shared.gate);
-        let too_large = fill.used_bytes > WAL_MAX_BYTES;
-        if self.is_beside() && !too_large {
-            // It wakes the committer when it ends.
-            return None;
-        }
-        let got_on = self
-            .beside
-            .take()
-            .is_none_or(|fold| fold.join().is_ok_and(|on| on));
-        if !got_on && !too_large {
-            return None;
-        }
-        if too_large {
+        if fill.used_bytes > WAL_MAX_BYTES {
+            self.end_beside();
             self.here(connection::checkpoint);
+        } else if self.is_beside() || !self.end_beside() {
+            // It wakes the committer when it ends; if it did not get on, the next batch
+            // tries again.
+            return None;
         } else if syncs_follow && is_ring(&fill) {
             self.fold(&fill, |conn| connection::checkpoint_passive(conn).map(drop));
         } else if fill.used_bytes > VERY_LARGE_BYTES {
@@ -85,6 +78,13 @@ impl<'scope, 'env> Folding<'scope, 'env> {
 
     fn is_beside(&self) -> bool {
         self.beside.as_ref().is_some_and(|fold| !fold.is_finished())
+    }
+
+    /// Waits for the fold beside, if there is one; `false` when it did not get on.
+    fn end_beside(&mut self) -> bool {
+        self.beside
+            .take()
+            .is_none_or(|fold| fold.join().is_ok_and(|got_on| got_on))
     }
 
     /// Folds here if it is little, else beside. Not after a failed sync, until all is

@@ -25,7 +25,8 @@ use crate::shared::Shared;
 use crate::sql;
 
 /// Whether the open transaction is the first in its `-wal`: nobody else can write to
-/// it or fold it now. What cannot be told counts as a beginning, which does no harm.
+/// it now. What cannot be told counts as a beginning, and so does what a fold beside has
+/// just ended before; neither does harm.
 fn begins(gate: &Gate) -> bool {
     let holds_frames = gate.with_wal(|wal, shm| {
         wal.metadata().is_ok_and(|wal| wal.len() > 0) && matches!(room::is_folded(shm), Ok(false))
@@ -41,12 +42,14 @@ pub(crate) fn keep_room(gate: &Gate) {
     }
 }
 
-/// Gives the room back: the disk is full. Takes the turn to write.
-pub(crate) fn give_back_room(gate: &Gate, conn: &Connection) -> Result<(), StorageError> {
-    run(conn, "BEGIN IMMEDIATE")?;
-    let outcome = gate.with_wal(room::give_back).unwrap_or(Ok(()));
-    run(conn, "ROLLBACK")?;
-    outcome.map_err(|e| io_error(&e))
+/// Gives the room back: the disk is full.
+pub(crate) fn give_back_room(shared: &Shared) -> Result<(), StorageError> {
+    // The lease rolls the transaction back, in which nothing is done.
+    shared.lease(Purpose::Write)?.query(|conn| {
+        run(conn, "BEGIN IMMEDIATE")?;
+        let given = shared.gate.with_wal(room::give_back);
+        given.unwrap_or(Ok(())).map_err(|e| io_error(&e))
+    })
 }
 
 /// How full a `-wal` is, in bytes. All 0 where that cannot be told.

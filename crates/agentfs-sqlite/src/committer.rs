@@ -205,8 +205,7 @@ fn run_with(shared: &Shared, mut folding: Folding<'_, '_>) {
         let mut turn = next_turn(&shared.mailbox, fold_at);
         let mut writing = shared.mailbox.turn.lock();
         if turn.idle {
-            folding.when_idle();
-            fold_at = None;
+            fold_at = folding.when_idle();
             continue;
         }
         if turn.check_external {

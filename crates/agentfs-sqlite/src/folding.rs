@@ -7,6 +7,8 @@
 //! little again. A failure is no failure of the data, and is tried again later.
 //! Must never run two folds at once, or decide what is in a batch.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
@@ -36,8 +38,15 @@ const WAL_MAX_BYTES: u64 = 2 << 30;
 pub(crate) struct Folding<'scope, 'env> {
     scope: &'scope Scope<'scope, 'env>,
     shared: &'env Shared,
-    /// The fold beside the committer; whether it got on.
-    beside: Option<ScopedJoinHandle<'scope, bool>>,
+    beside: Option<Beside<'scope>>,
+}
+
+/// A fold beside the committer.
+struct Beside<'scope> {
+    /// Set before the committer is told: the thread itself may take longer to end.
+    has_ended: Arc<AtomicBool>,
+    /// Whether it got on.
+    thread: ScopedJoinHandle<'scope, bool>,
 }
 
 impl<'scope, 'env> Folding<'scope, 'env> {
@@ -56,35 +65,45 @@ impl<'scope, 'env> Folding<'scope, 'env> {
         if fill.used_bytes > WAL_MAX_BYTES {
             self.end_beside();
             self.here(connection::checkpoint);
-        } else if self.is_beside() || !self.end_beside() {
-            // It wakes the committer when it ends; if it did not get on, the next batch
-            // tries again.
+        } else if self.is_beside() {
+            // It wakes the committer when it ends.
             return None;
+        } else if !self.end_beside() {
+            // Somebody who reads is in the way, or more was written meanwhile.
         } else if syncs_follow && is_ring(&fill) {
             self.fold(&fill, |conn| connection::checkpoint_passive(conn).map(drop));
         } else if fill.used_bytes > VERY_LARGE_BYTES {
             self.fold(&fill, connection::checkpoint);
         }
+        self.come_again()
+    }
+
+    /// Folds a large `-wal` when nothing else is to be done, with the turn to write.
+    /// When to come again, as after a batch.
+    pub(crate) fn when_idle(&mut self) -> Option<Instant> {
+        if !self.is_beside() {
+            self.fold(&wal::fill(&self.shared.gate), connection::checkpoint);
+        }
+        self.come_again()
+    }
+
+    /// Also after a fold that could not be done: no batch may ever follow.
+    fn come_again(&self) -> Option<Instant> {
         let is_large = wal::fill(&self.shared.gate).size_bytes > LARGE_BYTES;
         (is_large && !self.is_beside()).then(|| Instant::now() + IDLE)
     }
 
-    /// Folds a large `-wal` when nothing else is to be done, with the turn to write.
-    pub(crate) fn when_idle(&mut self) {
-        if !self.is_beside() {
-            self.fold(&wal::fill(&self.shared.gate), connection::checkpoint);
-        }
-    }
-
     fn is_beside(&self) -> bool {
-        self.beside.as_ref().is_some_and(|fold| !fold.is_finished())
+        self.beside.as_ref().is_some_and(|fold| {
+            !fold.has_ended.load(Ordering::Acquire) && !fold.thread.is_finished()
+        })
     }
 
     /// Waits for the fold beside, if there is one; `false` when it did not get on.
     fn end_beside(&mut self) -> bool {
         self.beside
             .take()
-            .is_none_or(|fold| fold.join().is_ok_and(|got_on| got_on))
+            .is_none_or(|fold| fold.thread.join().is_ok_and(|got_on| got_on))
     }
 
     /// Folds here if it is little, else beside. Not after a failed sync, until all is
@@ -98,15 +117,18 @@ impl<'scope, 'env> Folding<'scope, 'env> {
             return;
         }
         let shared = self.shared;
-        let beside = std::thread::Builder::new()
+        let has_ended = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&has_ended);
+        let thread = std::thread::Builder::new()
             .name("afs-fold".into())
             .spawn_scoped(self.scope, move || {
                 let got_on = report(beside(shared)).unwrap_or(false);
+                ended.store(true, Ordering::Release);
                 shared.mailbox.folded();
                 got_on
             });
-        match beside {
-            Ok(beside) => self.beside = Some(beside),
+        match thread {
+            Ok(thread) => self.beside = Some(Beside { has_ended, thread }),
             Err(error) => tracing::debug!(%error, "no thread to fold the -wal"),
         }
     }

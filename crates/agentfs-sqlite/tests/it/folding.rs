@@ -1,13 +1,14 @@
 //! A large `-wal`: it is folded into the database while others go on, and nothing is
 //! lost or mixed on the way.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use agentfs_core::storage::{Chunk, Storage};
 use agentfs_core::{FileKind, Ino, StorageError};
 use agentfs_sqlite::{Database, OpenOptions, SqliteStorage, Volume};
 
-use crate::kit::{inode, name};
+use crate::kit::{Dir, Shell, inode, name};
 
 /// Enough not to be folded between two batches, and for the `-wal` to be shortened.
 const LARGE_CHUNKS: u64 = 1600;
@@ -39,47 +40,111 @@ fn check(storage: &SqliteStorage, large: Ino, small: u32) {
     }
 }
 
-#[test]
-fn syncs_go_on_while_a_large_wal_is_folded_and_in_the_end_it_is_empty() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("s.db");
-    let database = Database::open(&path, &OpenOptions::new().create(true)).unwrap();
-    let storage = database.volume(Volume::View);
-    storage
-        .write(|txn| txn.put_inode(Ino::ROOT, &inode(FileKind::Directory, 0)))
-        .map_err(|e: StorageError| e)
-        .unwrap();
-    let large = new_file(&storage, "large", 1).unwrap();
-    for index in 0..LARGE_CHUNKS {
-        storage
-            .write(|txn| txn.put_chunk(large, index, chunk(index)))
+/// A database with a `-wal` large enough to be folded and shortened at rest.
+struct Large {
+    dir: Dir,
+    database: Database,
+    storage: SqliteStorage,
+    large: Ino,
+}
+
+impl Large {
+    /// `before` is called when the `-wal` is still empty.
+    fn new<T>(before: impl FnOnce(&Path) -> T) -> (Self, T) {
+        let dir = Dir::new();
+        let made = dir.open();
+        made.volume(Volume::View)
+            .write(|txn| txn.put_inode(Ino::ROOT, &inode(FileKind::Directory, 0)))
             .map_err(|e: StorageError| e)
             .unwrap();
+        made.close().unwrap();
+        drop(made);
+        let value = before(&dir.path());
+        let database = dir.open();
+        let storage = database.volume(Volume::View);
+        let large = new_file(&storage, "large", 1).unwrap();
+        for index in 0..LARGE_CHUNKS {
+            storage
+                .write(|txn| txn.put_chunk(large, index, chunk(index)))
+                .map_err(|e: StorageError| e)
+                .unwrap();
+        }
+        storage.sync().unwrap();
+        let made = Self {
+            dir,
+            database,
+            storage,
+            large,
+        };
+        assert!(made.wal_bytes() > 64 << 20);
+        (made, value)
     }
-    storage.sync().unwrap();
-    let wal = dir.path().join("s.db-wal");
-    let wal_bytes = || std::fs::metadata(&wal).map_or(0, |meta| meta.len());
-    assert!(wal_bytes() > 64 << 20);
 
-    // The fold begins with these, and they do not end it.
+    fn wal_bytes(&self) -> u64 {
+        let mut wal = self.dir.path().into_os_string();
+        wal.push("-wal");
+        std::fs::metadata(wal).map_or(0, |meta| meta.len())
+    }
+
+    fn wait_until_folded(&self) {
+        let begin = Instant::now();
+        while self.wal_bytes() > 0 {
+            assert!(begin.elapsed() < Duration::from_secs(60), "never folded");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Everything is there, and in the database file alone.
+    fn check_and_close(self, small: u32) {
+        check(&self.storage, self.large, small);
+        let copy = self.dir.path().with_extension("copy");
+        std::fs::copy(self.dir.path(), &copy).unwrap();
+        let copied = Database::open(&copy, &OpenOptions::new()).unwrap();
+        check(&copied.volume(Volume::View), self.large, small);
+        assert_eq!(
+            self.database.integrity_check().unwrap(),
+            Vec::<String>::new()
+        );
+        self.database.close().unwrap();
+    }
+}
+
+#[test]
+fn syncs_go_on_while_a_large_wal_is_folded_and_in_the_end_it_is_empty() {
+    let (large, ()) = Large::new(|_| ());
+    // The fold begins after some seconds of rest.
+    let begin = Instant::now();
+    while std::fs::metadata(large.dir.path()).unwrap().len() < 1 << 20 {
+        assert!(begin.elapsed() < Duration::from_secs(60), "no fold began");
+        std::thread::sleep(Duration::from_millis(1));
+    }
     let begin = Instant::now();
     let mut small = 0;
     while begin.elapsed() < Duration::from_secs(1) {
-        new_file(&storage, &format!("s{small}"), 2).unwrap();
-        storage.sync().unwrap();
+        new_file(&large.storage, &format!("s{small}"), 2).unwrap();
+        large.storage.sync().unwrap();
         small += 1;
     }
-    check(&storage, large, small);
-    while wal_bytes() > 0 {
-        assert!(begin.elapsed() < Duration::from_secs(60), "never folded");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    // What was folded is in the file alone.
-    let copy = dir.path().join("copy.db");
-    std::fs::copy(&path, &copy).unwrap();
-    let copied = Database::open(&copy, &OpenOptions::new()).unwrap();
-    check(&copied.volume(Volume::View), large, small);
-    check(&storage, large, small);
-    assert_eq!(database.integrity_check().unwrap(), Vec::<String>::new());
-    database.close().unwrap();
+    check(&large.storage, large.large, small);
+    large.wait_until_folded();
+    large.check_and_close(small);
+}
+
+#[test]
+fn regression_a_large_wal_that_a_reader_kept_is_folded_when_it_has_gone() {
+    let (large, mut shell) = Large::new(|database| {
+        let mut shell = Shell::new(database);
+        // It would fold all itself.
+        shell.ask(".dbconfig no_ckpt_on_close on");
+        assert_eq!(shell.ask("BEGIN; SELECT count(*) FROM fs_dentry;"), "0");
+        shell
+    });
+    // Longer than the rest after which a fold is tried.
+    std::thread::sleep(Duration::from_secs(7));
+    assert!(large.wal_bytes() > 64 << 20);
+    assert_eq!(shell.ask("COMMIT; SELECT count(*) FROM fs_dentry;"), "1");
+    drop(shell);
+    // Without another batch.
+    large.wait_until_folded();
+    large.check_and_close(0);
 }

@@ -2,7 +2,9 @@
 //! all that a storage says.
 
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::io::{BufRead, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use agentfs_core::storage::{InodeRow, ReadTxn, Storage};
 use agentfs_core::{FileKind, Ino, LowerPath, Name, StorageError, Timestamp};
@@ -46,7 +48,7 @@ impl Dir {
 
     /// What it printed, or what it complained of.
     pub(crate) fn try_sqlite3(&self, sql: &str) -> Result<String, String> {
-        let output = std::process::Command::new("sqlite3")
+        let output = Command::new("sqlite3")
             .args(["-cmd", ".timeout 5000"])
             .arg(self.path())
             .arg(sql)
@@ -56,6 +58,44 @@ impl Dir {
             return Err(String::from_utf8_lossy(&output.stderr).into_owned());
         }
         Ok(String::from_utf8(output.stdout).unwrap().trim().to_owned())
+    }
+}
+
+/// A `sqlite3` that stays, as [`Dir::sqlite3`], and goes when it is dropped.
+pub(crate) struct Shell {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Shell {
+    pub(crate) fn new(database: &Path) -> Self {
+        let mut child = Command::new("sqlite3")
+            .arg(database)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Self {
+            input: child.stdin.take(),
+            output: BufReader::new(child.stdout.take().unwrap()),
+            child,
+        }
+    }
+
+    /// The one line that it answers.
+    pub(crate) fn ask(&mut self, sql: &str) -> String {
+        writeln!(self.input.as_ref().unwrap(), "{sql}").unwrap();
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        drop(self.input.take());
+        let _ = self.child.wait();
     }
 }
 

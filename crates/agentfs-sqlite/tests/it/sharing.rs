@@ -12,7 +12,7 @@ use agentfs_core::storage::{Chunk, Storage};
 use agentfs_core::{FileKind, Ino, StorageError};
 use agentfs_sqlite::{Database, OpenOptions, SqliteStorage, Volume};
 
-use crate::kit::{Dir, inode, name};
+use crate::kit::{Dir, Shell, inode, name};
 
 /// A Python process with the SDK, told what to do line by line.
 struct Sdk {
@@ -373,33 +373,15 @@ fn closing_while_another_program_reads_loses_nothing_and_says_so() {
     let storage = database.volume(Volume::View);
     make_root(&storage);
     storage.sync().unwrap();
-    let mut shell = Command::new("sqlite3")
-        .arg(dir.path())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut input = shell.stdin.take().unwrap();
-    let mut output = BufReader::new(shell.stdout.take().unwrap());
-    let mut line = String::new();
-    input
-        .write_all(b"BEGIN; SELECT count(*) FROM fs_dentry;\n")
-        .unwrap();
-    output.read_line(&mut line).unwrap();
-    assert_eq!(line.trim(), "0");
+    let mut shell = Shell::new(&dir.path());
+    assert_eq!(shell.ask("BEGIN; SELECT count(*) FROM fs_dentry;"), "0");
     // A reader stops neither a batch nor a sync.
     write_file(&storage, "late", b"written beside a reader");
     storage.sync().unwrap();
     assert_eq!(database.close(), Err(StorageError::Busy));
-    input
-        .write_all(b"COMMIT; SELECT count(*) FROM fs_dentry;\n")
-        .unwrap();
-    line.clear();
-    output.read_line(&mut line).unwrap();
-    assert_eq!(line.trim(), "1");
+    assert_eq!(shell.ask("COMMIT; SELECT count(*) FROM fs_dentry;"), "1");
     // The last one out folds the -wal in and removes it.
-    drop(input);
-    shell.wait().unwrap();
+    drop(shell);
     assert_eq!(database.close(), Ok(()));
     assert_eq!(dir.files(), ["test session.db"]);
     drop((database, storage));

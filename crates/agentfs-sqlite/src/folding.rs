@@ -68,8 +68,14 @@ impl<'scope, 'env> Folding<'scope, 'env> {
         } else if self.is_beside() {
             // It wakes the committer when it ends.
             return None;
-        } else if !self.end_beside() {
-            // Somebody who reads is in the way, or more was written meanwhile.
+        } else if self.beside.is_some() {
+            // Unless somebody who reads is in the way, or as much was written meanwhile:
+            // shortened now, the file is not written over by what follows. That would
+            // read what was there first, as frames begin on no boundary of its pages.
+            let is_large = fill.size_bytes > LARGE_BYTES;
+            if self.end_beside() && is_large && fill.unfolded_bytes <= LITTLE_BYTES {
+                self.here(connection::checkpoint);
+            }
         } else if syncs_follow && is_ring(&fill) {
             self.fold(&fill, |conn| connection::checkpoint_passive(conn).map(drop));
         } else if fill.used_bytes > VERY_LARGE_BYTES {

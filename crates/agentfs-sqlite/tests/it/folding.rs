@@ -1,7 +1,7 @@
 //! A large `-wal`: it is folded into the database while others go on, and nothing is
 //! lost or mixed on the way.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use agentfs_core::storage::{Chunk, Storage};
@@ -13,6 +13,15 @@ use crate::kit::{Dir, Shell, inode, name};
 /// Enough not to be folded between two batches, and for the `-wal` to be shortened.
 const LARGE_CHUNKS: u64 = 1600;
 const CHUNK_BYTES: usize = 60_000;
+
+/// Beyond this it is shortened.
+const LARGE_BYTES: u64 = 64 << 20;
+
+fn wal_of(database: &Path) -> PathBuf {
+    let mut wal = database.to_path_buf().into_os_string();
+    wal.push("-wal");
+    wal.into()
+}
 
 fn new_file(storage: &SqliteStorage, file: &str, number: u32) -> Result<Ino, StorageError> {
     storage.write(|txn| {
@@ -76,29 +85,28 @@ impl Large {
             storage,
             large,
         };
-        assert!(made.wal_bytes() > 64 << 20);
+        assert!(made.is_large());
         (made, value)
     }
 
-    fn wal_bytes(&self) -> u64 {
-        let mut wal = self.dir.path().into_os_string();
-        wal.push("-wal");
-        std::fs::metadata(wal).map_or(0, |meta| meta.len())
+    fn is_large(&self) -> bool {
+        std::fs::metadata(wal_of(&self.dir.path())).is_ok_and(|meta| meta.len() > LARGE_BYTES)
     }
 
     fn wait_until_folded(&self) {
         let begin = Instant::now();
-        while self.wal_bytes() > 0 {
+        while self.is_large() {
             assert!(begin.elapsed() < Duration::from_secs(60), "never folded");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
-    /// Everything is there, and in the database file alone.
+    /// Everything is there, also in the files alone.
     fn check_and_close(self, small: u32) {
         check(&self.storage, self.large, small);
         let copy = self.dir.path().with_extension("copy");
         std::fs::copy(self.dir.path(), &copy).unwrap();
+        std::fs::copy(wal_of(&self.dir.path()), wal_of(&copy)).unwrap();
         let copied = Database::open(&copy, &OpenOptions::new()).unwrap();
         check(&copied.volume(Volume::View), self.large, small);
         assert_eq!(
@@ -110,7 +118,7 @@ impl Large {
 }
 
 #[test]
-fn syncs_go_on_while_a_large_wal_is_folded_and_in_the_end_it_is_empty() {
+fn syncs_go_on_while_a_large_wal_is_folded_and_in_the_end_it_is_small() {
     let (large, ()) = Large::new(|_| ());
     // The fold begins after some seconds of rest.
     let begin = Instant::now();
@@ -141,7 +149,7 @@ fn regression_a_large_wal_that_a_reader_kept_is_folded_when_it_has_gone() {
     });
     // Longer than the rest after which a fold is tried.
     std::thread::sleep(Duration::from_secs(7));
-    assert!(large.wal_bytes() > 64 << 20);
+    assert!(large.is_large());
     assert_eq!(shell.ask("COMMIT; SELECT count(*) FROM fs_dentry;"), "1");
     drop(shell);
     // Without another batch.

@@ -95,7 +95,7 @@ pub(crate) fn run(args: &WorkerArgs) -> anyhow::Result<()> {
         let step = tree.step(args.seed, number);
         tell("begin")?;
         if let Err(error) = step.perform(&args.dir) {
-            return lost_or(error).with_context(|| format!("{number}: {step:?}"));
+            return lost_or(&args.dir, error).with_context(|| format!("{number}: {step:?}"));
         }
         tell("done")?;
         tree.apply(&step);
@@ -103,7 +103,7 @@ pub(crate) fn run(args: &WorkerArgs) -> anyhow::Result<()> {
             let name = tree.listing().into_keys().next().unwrap_or_default();
             tell("sync")?;
             if let Err(error) = sync(&args.dir, &name) {
-                return lost_or(error).context("fsync");
+                return lost_or(&args.dir, error).context("fsync");
             }
             tell("synced")?;
         }
@@ -118,11 +118,15 @@ fn sync(dir: &Path, name: &str) -> io::Result<()> {
     File::open(if plain { &path } else { dir })?.sync_all()
 }
 
-/// Ends the process in silence when the view is gone: that is what is tested.
-fn lost_or(error: io::Error) -> anyhow::Result<()> {
+/// Ends the process in silence when the view is gone: that is what is tested. A sync
+/// then says EIO where it was the kernel that could not write: it keeps no other errno
+/// for what it writes later.
+fn lost_or(dir: &Path, error: io::Error) -> anyhow::Result<()> {
     use rustix::io::Errno;
-    let gone = [Errno::NOTCONN, Errno::CONNABORTED].map(|errno| Some(errno.raw_os_error()));
-    if gone.contains(&error.raw_os_error()) {
+    let is = |error: &io::Error, errno: Errno| error.raw_os_error() == Some(errno.raw_os_error());
+    let says_gone = |error: &io::Error| is(error, Errno::NOTCONN) || is(error, Errno::CONNABORTED);
+    let is_gone = || dir.metadata().is_err_and(|error| says_gone(&error));
+    if says_gone(&error) || is(&error, Errno::IO) && is_gone() {
         std::process::exit(LOST);
     }
     Err(error.into())

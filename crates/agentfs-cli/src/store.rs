@@ -3,7 +3,7 @@
 //! Reading commands change nothing, beside a live session or not. Which base a
 //! view has is `base`'s to say.
 
-use std::fs::{File, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -97,9 +97,22 @@ fn settle(db: &Path) {
     }
 }
 
-/// Whether a server, of a session or of a mount, has this database.
-pub(crate) fn is_served(db: &Path) -> bool {
-    File::open(db).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+/// Keeps servers from a database while it is replaced.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    // None for what no server can open, either.
+    _locked: Option<File>,
+}
+
+/// `None` while a server, of a session or of a mount, has this database.
+pub(crate) fn claim(db: &Path) -> Option<Claim> {
+    // Opening a pipe would wait.
+    let is_file = fs::metadata(db).is_ok_and(|found| found.is_file());
+    let locked = match is_file.then(|| File::open(db)) {
+        Some(Ok(file)) if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) => return None,
+        opened => opened.and_then(Result::ok),
+    };
+    Some(Claim { _locked: locked })
 }
 
 /// Removes what SQLite keeps beside a database, lest it be taken for that of the
@@ -115,7 +128,7 @@ pub(crate) fn remove_companions(db: &Path) -> Result<()> {
 
 /// Removes a file, if it is there.
 pub(crate) fn remove(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
+    match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("{} cannot be removed", output::path(path)))
         }

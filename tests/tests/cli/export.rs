@@ -72,6 +72,10 @@ fn what_is_there_is_replaced_only_when_asked() {
         "PROJECT/there.db exists: choose another file, or replace it with --force",
     );
     assert_eq!(fs::read(&there).unwrap(), b"precious");
+    let _ = Run::new("mkfifo")
+        .arg(world.project.join("pipe"))
+        .finish()
+        .ok();
     fs::write(world.project.join("there.db-wal"), "of another database").unwrap();
     check(
         &world,
@@ -92,6 +96,10 @@ fn what_is_there_is_replaced_only_when_asked() {
         refused(
             &args("dir"),
             "PROJECT/dir is a directory: name a file in it",
+        );
+        refused(
+            &args("pipe"),
+            "PROJECT/pipe is a device, a pipe or a socket: name a file",
         );
     }
     let nowhere = world

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::args::ExportArgs;
 use crate::locate;
 use crate::output::{self, Progress};
-use crate::store::{self, Store};
+use crate::store::{self, Claim, Store};
 
 pub(crate) fn export(args: &ExportArgs) -> Result<u8> {
     let located = locate::existing(&args.name)?;
@@ -35,7 +35,7 @@ pub(crate) fn export(args: &ExportArgs) -> Result<u8> {
 
     if args.force {
         // Another session may be at that name: a new one by now, even.
-        may_be_written(&file, &located.db, true)?;
+        let _claim = may_be_written(&file, &located.db, true)?;
         store::remove_companions(&file)?;
         copy.persist(&file).map_err(|e| e.error)
     } else {
@@ -48,11 +48,12 @@ pub(crate) fn export(args: &ExportArgs) -> Result<u8> {
     Ok(0)
 }
 
-/// Refuses a place that holds something, unless that may be replaced.
-fn may_be_written(file: &Path, session: &Path, force: bool) -> Result<()> {
+/// Refuses a place that holds something, unless that may be replaced: then no session
+/// starts on it while the claim lives.
+fn may_be_written(file: &Path, session: &Path, force: bool) -> Result<Option<Claim>> {
     let there = match fs::symlink_metadata(file) {
         Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => {
             return Err(error).with_context(|| format!("{} cannot be written", output::path(file)));
         }
@@ -70,17 +71,24 @@ fn may_be_written(file: &Path, session: &Path, force: bool) -> Result<()> {
     if there.is_dir() {
         bail!("{} is a directory: name a file in it", output::path(file));
     }
+    if !there.is_file() && !there.is_symlink() {
+        bail!(
+            "{} is a device, a pipe or a socket: name a file",
+            output::path(file)
+        );
+    }
     if !force {
         bail!(
             "{} exists: choose another file, or replace it with --force",
             output::path(file)
         );
     }
-    if store::is_served(file) {
+    let claim = store::claim(file);
+    if claim.is_none() {
         bail!(
             "{} is the database of a session that is running or mounted: end that first",
             output::path(file)
         );
     }
-    Ok(())
+    Ok(claim)
 }

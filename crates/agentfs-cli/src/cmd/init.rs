@@ -30,13 +30,13 @@ pub(crate) fn init(args: &InitArgs) -> Result<u8> {
                 output::path(&located.db)
             );
         }
-        if store::is_served(&located.db) {
+        let Some(_claim) = store::claim(&located.db) else {
             bail!(
                 "session {} is running or mounted: end it first, with 'agentfs stop {}' or 'agentfs umount'",
                 located.name,
                 located.name
             );
-        }
+        };
         store::remove_companions(&located.db)?;
         store::remove(&located.db)?;
     }

@@ -91,6 +91,9 @@ fn open_unlocked(uri: PathBuf) -> Result<Connection, StorageError> {
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     (|| {
         let conn = Connection::open_with_flags(uri, flags)?;
+        // Without locks it would take itself for the last one when it is closed, and
+        // remove a -wal in which it saw no commit: a server's that has just begun it.
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         // Keeps the index of the -wal in memory instead of in the -shm. Has to
         // come before anything that looks at the file.
         conn.pragma_update_and_check(None, "locking_mode", "EXCLUSIVE", |_| Ok(()))?;

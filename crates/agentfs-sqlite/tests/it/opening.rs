@@ -540,3 +540,33 @@ fn regression_the_log_of_a_database_just_made_is_not_taken_for_a_leftover() {
     assert!(!second.join().unwrap(), "there is a database");
     assert_eq!(std::fs::read(&wal).unwrap(), b"in use");
 }
+
+/// A server that begins its log has written the header and perhaps some frames, but no
+/// commit. For whoever looks at the database meanwhile there is nothing in the log; that
+/// is no reason to remove it.
+#[test]
+fn regression_a_log_just_begun_is_not_removed_by_who_only_looks() {
+    let dir = Dir::new();
+    let mut wal = dir.path().into_os_string();
+    wal.push("-wal");
+    dir.open().close().unwrap();
+    let database = dir.open();
+    let storage = database.volume(Volume::View);
+    storage
+        .write(|txn| txn.put_kv("k", "1", 5))
+        .map_err(|e: StorageError| e)
+        .unwrap();
+    storage.sync().unwrap();
+    let log = std::fs::read(&wal).unwrap();
+    database.close().unwrap();
+    drop((database, storage));
+    for len in [32, 32 + 24 + 16_384] {
+        std::fs::write(&wal, &log[..len]).unwrap();
+        let looks = Database::open(&dir.path(), &OpenOptions::new().read_only(true)).unwrap();
+        let read = looks.volume(Volume::View).read(|txn| txn.kv("k")).unwrap();
+        assert!(read.is_some());
+        drop(looks);
+        let left = std::fs::read(&wal).expect("the log is gone");
+        assert_eq!(left, log[..len]);
+    }
+}

@@ -22,9 +22,6 @@ const VALUE_MAX_BYTES: i32 = 64 << 20;
 /// SQLite's own page cache, per connection, in KiB.
 const PAGE_CACHE_KIB: i32 = 16 << 10;
 
-/// Page size of a new database.
-pub(crate) const PAGE_SIZE_BYTES: u32 = 16_384;
-
 /// What may be done with the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
@@ -57,9 +54,6 @@ pub(crate) fn open(path: &Path, access: Access) -> Result<Connection, StorageErr
             conn.pragma_update(None, "wal_autocheckpoint", 0)?;
             let mode: String = conn.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
             if mode != "wal" {
-                // Only an empty file takes it, and as cheaply only now: this writes the
-                // first page.
-                conn.pragma_update(None, "page_size", PAGE_SIZE_BYTES)?;
                 conn.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
             }
         }

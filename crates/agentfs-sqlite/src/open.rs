@@ -27,6 +27,7 @@ use crate::wal;
 
 /// How long opening waits for another program that holds the file.
 const OPEN_PATIENCE: Duration = Duration::from_secs(5);
+const PAGE_SIZE_BYTES: u32 = 16_384;
 const CHUNK_SIZE_BYTES: u32 = 65_536;
 
 /// How a database is to be opened.
@@ -52,7 +53,7 @@ impl OpenOptions {
             create: false,
             read_only: false,
             chunk_size_bytes: CHUNK_SIZE_BYTES,
-            page_size_bytes: connection::PAGE_SIZE_BYTES,
+            page_size_bytes: PAGE_SIZE_BYTES,
         }
     }
 
@@ -366,10 +367,9 @@ fn prepare(conn: &Connection, options: &OpenOptions) -> Result<(), StorageError>
     (|| {
         let tables: i64 =
             conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-        let page_size: u32 = conn.pragma_query_value(None, "page_size", |row| row.get(0))?;
-        if tables == 0 && page_size != options.page_size_bytes {
-            // Takes effect in a rebuild of the (empty) file, which WAL mode does not
-            // allow.
+        if tables == 0 {
+            // Takes effect before the first page is written, or in a rebuild of
+            // the (empty) file, which WAL mode does not allow.
             conn.pragma_update_and_check(None, "journal_mode", "DELETE", |_| Ok(()))?;
             conn.pragma_update(None, "page_size", options.page_size_bytes)?;
             conn.execute_batch("VACUUM")?;

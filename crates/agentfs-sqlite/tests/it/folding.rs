@@ -1,14 +1,14 @@
 //! A large `-wal`: it is folded into the database while others go on, and nothing is
 //! lost or mixed on the way.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use agentfs_core::storage::{Chunk, Storage};
 use agentfs_core::{FileKind, Ino, StorageError};
 use agentfs_sqlite::{Database, OpenOptions, SqliteStorage, Volume};
 
-use crate::kit::{Dir, Shell, inode, name};
+use crate::kit::{Dir, Shell, inode, name, wal_of};
 
 /// Enough not to be folded between two batches, and for the `-wal` to be shortened.
 const LARGE_CHUNKS: u64 = 1600;
@@ -16,12 +16,6 @@ const CHUNK_BYTES: usize = 60_000;
 
 /// Beyond this it is shortened.
 const LARGE_BYTES: u64 = 64 << 20;
-
-fn wal_of(database: &Path) -> PathBuf {
-    let mut wal = database.to_path_buf().into_os_string();
-    wal.push("-wal");
-    wal.into()
-}
 
 fn new_file(storage: &SqliteStorage, file: &str, number: u32) -> Result<Ino, StorageError> {
     storage.write(|txn| {

@@ -61,6 +61,13 @@ impl Dir {
     }
 }
 
+/// The `-wal` beside a database.
+pub(crate) fn wal_of(database: &Path) -> PathBuf {
+    let mut wal = database.as_os_str().to_owned();
+    wal.push("-wal");
+    wal.into()
+}
+
 /// A `sqlite3` that stays, as [`Dir::sqlite3`], and goes when it is dropped.
 pub(crate) struct Shell {
     child: Child,

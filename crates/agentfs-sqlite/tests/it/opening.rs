@@ -5,19 +5,25 @@ use std::path::Path;
 
 use agentfs_core::storage::ReadTxn;
 use agentfs_core::{Ino, Storage, StorageError};
-use agentfs_sqlite::{Database, OpenError, OpenOptions, Volume, clear_place};
+use agentfs_sqlite::{Database, OpenError, OpenOptions, SqliteStorage, Volume, clear_place};
 
-use crate::kit::{Dir, inode, name};
+use crate::kit::{Dir, inode, name, wal_of};
 
-#[test]
-fn a_new_database_is_closed_to_one_file_and_keeps_what_was_written() {
-    let dir = Dir::new();
+/// Opens it, and writes one row.
+fn open_with_a_row(dir: &Dir) -> (Database, SqliteStorage) {
     let database = dir.open();
     let storage = database.volume(Volume::View);
     storage
         .write(|txn| txn.put_kv("k", "1", 5))
         .map_err(|e: StorageError| e)
         .unwrap();
+    (database, storage)
+}
+
+#[test]
+fn a_new_database_is_closed_to_one_file_and_keeps_what_was_written() {
+    let dir = Dir::new();
+    let (database, storage) = open_with_a_row(&dir);
     database.close().unwrap();
     assert_eq!(dir.files(), ["test session.db"]);
     drop((database, storage));
@@ -206,7 +212,7 @@ fn regression_a_half_made_database_is_made_anew() {
 #[test]
 fn a_wal_beside_a_removed_database_is_not_taken_for_current() {
     let dir = database_with("");
-    let wal = dir.path().with_extension("db-wal");
+    let wal = wal_of(&dir.path());
     let database = dir.open();
     let storage = database.volume(Volume::View);
     storage.write(|txn| txn.put_kv("old", "1", 0)).unwrap();
@@ -249,7 +255,7 @@ fn a_wal_beside_a_removed_database_is_not_taken_for_current() {
 #[test]
 fn a_wal_begun_anew_in_its_room_still_belongs_to_one_database() {
     let dir = database_with("");
-    let wal = dir.path().with_extension("db-wal");
+    let wal = wal_of(&dir.path());
     let before = std::fs::read(dir.path()).unwrap();
     let database = dir.open();
     let storage = database.volume(Volume::View);
@@ -547,15 +553,9 @@ fn regression_the_log_of_a_database_just_made_is_not_taken_for_a_leftover() {
 #[test]
 fn regression_a_log_just_begun_is_not_removed_by_who_only_looks() {
     let dir = Dir::new();
-    let mut wal = dir.path().into_os_string();
-    wal.push("-wal");
+    let wal = wal_of(&dir.path());
     dir.open().close().unwrap();
-    let database = dir.open();
-    let storage = database.volume(Volume::View);
-    storage
-        .write(|txn| txn.put_kv("k", "1", 5))
-        .map_err(|e: StorageError| e)
-        .unwrap();
+    let (database, storage) = open_with_a_row(&dir);
     storage.sync().unwrap();
     let log = std::fs::read(&wal).unwrap();
     database.close().unwrap();

@@ -150,14 +150,11 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
         Ok(self.lower.statfs()?)
     }
 
-    /// Calls `done` when all changes of this inode, and all made before them,
-    /// are on stable storage. At once when the inode is the lower layer's.
-    pub fn fsync(&self, ino: Ino, done: SyncDone) {
-        match self.storage.read(|txn| txn.inode(ino)) {
-            Ok(None) => done(Ok(())),
-            Ok(Some(_)) => self.storage.sync_then(done),
-            Err(error) => done(Err(error)),
-        }
+    /// Calls `done` when everything done before is on stable storage: for `fsync(2)`
+    /// of any inode. Of one of the lower layer, too: a worker that syncs what it only
+    /// read may mean the names beside it.
+    pub fn sync(&self, done: SyncDone) {
+        self.storage.sync_then(done);
     }
 
     /// Whether an inode has been changed here, or was made here: what others do to

@@ -239,14 +239,11 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
         }
     }
 
-    fn sync(&self, ino: Ino, reply: ReplyEmpty) {
-        self.overlay.fsync(
-            ino,
-            Box::new(move |result| match result {
-                Ok(()) => reply.ok(),
-                Err(error) => reply.error(errno(&FsError::Storage(error))),
-            }),
-        );
+    fn sync(&self, reply: ReplyEmpty) {
+        self.overlay.sync(Box::new(move |result| match result {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno(&FsError::Storage(error))),
+        }));
     }
 
     /// Whether set-id bits go, as the kernel says with `FATTR_KILL_SUIDGID`,

@@ -30,10 +30,7 @@ fn fsync_makes_a_file_and_its_name_durable() {
         .unwrap();
     overlay.write(attr.ino, 0, b"bytes", false).unwrap();
     let (sender, receiver) = std::sync::mpsc::channel();
-    overlay.fsync(
-        attr.ino,
-        Box::new(move |result| sender.send(result).unwrap()),
-    );
+    overlay.sync(Box::new(move |result| sender.send(result).unwrap()));
     receiver.recv().unwrap().unwrap();
     // What a power failure now would leave: the files as they are on the disk.
     let copy = tempfile::tempdir().unwrap();

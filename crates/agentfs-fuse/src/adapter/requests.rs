@@ -278,9 +278,9 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         self.serve(request, Operation::Release, || reply.ok());
     }
 
-    fn fsync(&self, request: &Request, number: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+    fn fsync(&self, request: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         self.serve(request, Operation::Fsync, || {
-            self.sync(ino(number), reply);
+            self.sync(reply);
         });
     }
 
@@ -332,16 +332,9 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         self.serve(request, Operation::Releasedir, || reply.ok());
     }
 
-    fn fsyncdir(
-        &self,
-        request: &Request,
-        number: INodeNo,
-        _: FileHandle,
-        _: bool,
-        reply: ReplyEmpty,
-    ) {
+    fn fsyncdir(&self, request: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         self.serve(request, Operation::Fsyncdir, || {
-            self.sync(ino(number), reply);
+            self.sync(reply);
         });
     }
 

@@ -9,9 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentfs_core::lower::{LowerAttr, LowerDirEntry, LowerFile, MemoryLower};
+use agentfs_core::storage::{MemoryStorage, ReadTxn, SyncDone, WriteTxn};
 use agentfs_core::types::FsStats;
-use agentfs_core::{LowerError, LowerLayer, LowerPath};
+use agentfs_core::{
+    LowerError, LowerLayer, LowerPath, Overlay, OverlayConfig, Owner, Storage, StorageError,
+};
 use agentfs_fuse::{FuseConfig, MountOptions, Unchanging, mount_data, serve};
+use agentfs_hostdir::HostClock;
 use rustix::fs::FlockOperation;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
@@ -314,4 +318,59 @@ fn seeking_removing_and_outside_changes_do_not_block_each_other() {
             panic!("stuck");
         }
     }
+}
+
+/// A storage that cannot sync.
+struct Unsynced(MemoryStorage);
+
+impl Storage for Unsynced {
+    fn read<T, E: From<StorageError>>(
+        &self,
+        f: impl FnOnce(&dyn ReadTxn) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.0.read(f)
+    }
+
+    fn write<T, E: From<StorageError>>(
+        &self,
+        f: impl FnOnce(&mut dyn WriteTxn) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.0.write(f)
+    }
+
+    fn sync_then(&self, done: SyncDone) {
+        done(Err(StorageError::Full));
+    }
+
+    fn chunk_size_bytes(&self) -> u32 {
+        self.0.chunk_size_bytes()
+    }
+}
+
+/// Whatever it is called on: an answer that nobody had to give the storage for would
+/// leave what was done before without the promise.
+#[test]
+fn fsync_of_a_base_file_that_was_only_read_reaches_the_storage() {
+    if !rustix::process::geteuid().is_root() {
+        return skip("mounting needs root");
+    }
+    let base = MemoryLower::new();
+    base.file("f", 0o644, "content").unwrap();
+    let config = OverlayConfig {
+        clock: Arc::new(HostClock),
+        hidden: Vec::new(),
+        root_owner: Owner::default(),
+    };
+    let storage = Unsynced(MemoryStorage::new(4096));
+    let overlay = Arc::new(Overlay::open(storage, base, config).unwrap());
+    let place = tempfile::tempdir().unwrap();
+    let options = MountOptions { allow_other: true };
+    let config = FuseConfig::new(Arc::new(Unchanging));
+    let server = agentfs_fuse::mount(overlay, place.path(), &options, config).unwrap();
+    for path in [place.path().join("f"), place.path().to_owned()] {
+        let synced = File::open(path).unwrap().sync_all();
+        assert_eq!(errno(synced), libc::ENOSPC);
+    }
+    server.unmount().unwrap();
+    server.wait().unwrap();
 }

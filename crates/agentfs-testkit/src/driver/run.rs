@@ -117,12 +117,9 @@ impl<W: World> Driver<W> {
             Action::RemoveXattr { name, .. } => overlay.removexattr(inos[0], name).map(unit),
             Action::Fsync { .. } => {
                 let (sender, receiver) = std::sync::mpsc::channel();
-                overlay.fsync(
-                    inos[0],
-                    Box::new(move |result| {
-                        let _ = sender.send(result);
-                    }),
-                );
+                overlay.sync(Box::new(move |result| {
+                    let _ = sender.send(result);
+                }));
                 receiver.recv().expect("done is called")?;
                 Ok(Got::Unit)
             }

@@ -13,6 +13,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::error::storage_error;
 use crate::gate::Paths;
+use crate::wal::vfs;
 
 /// How long a statement waits for another SQLite process.
 const BUSY_PATIENCE: Duration = Duration::from_secs(5);
@@ -42,7 +43,10 @@ pub(crate) fn open(path: &Path, access: Access) -> Result<Connection, StorageErr
         Access::ReadOnly | Access::Snapshot => OpenFlags::SQLITE_OPEN_READ_ONLY,
     };
     (|| {
-        let conn = Connection::open_with_flags(path, flags)?;
+        let conn = match vfs::name() {
+            Some(vfs) => Connection::open_with_flags_and_vfs(path, flags, vfs)?,
+            None => Connection::open_with_flags(path, flags)?,
+        };
         conn.busy_timeout(BUSY_PATIENCE)?;
         // A connection that is closed because others wrote holds a stale view
         // of the -wal: it must not write that to the database file.

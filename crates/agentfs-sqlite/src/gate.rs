@@ -32,7 +32,7 @@
 
 mod lease;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -151,6 +151,8 @@ pub(crate) struct Lease<'g> {
     purpose: Purpose,
     snapshot: RefCell<Option<Stamp>>,
     fresh: bool,
+    /// A query has failed.
+    failed: Cell<bool>,
 }
 
 impl Gate {
@@ -254,6 +256,7 @@ impl Gate {
             purpose,
             snapshot: RefCell::new(snapshot),
             fresh,
+            failed: Cell::new(false),
         })
     }
 

@@ -11,8 +11,10 @@
 //! A `-wal` begun by another program carries no such mark and is believed, as
 //! SQLite does.
 
+mod gather;
 mod mend;
 mod room;
+pub(crate) mod vfs;
 
 use std::sync::atomic::Ordering;
 

@@ -23,7 +23,10 @@ impl Lease<'_> {
             let conn = conn
                 .as_ref()
                 .ok_or_else(|| StorageError::Io("no connection".into()))?;
-            return f(conn).map_err(|error| refined(error, conn));
+            return f(conn).map_err(|error| {
+                self.failed.set(error != StorageError::Busy);
+                refined(error, conn)
+            });
         }
         let mut last = StorageError::Busy;
         for _ in 0..SNAPSHOT_ATTEMPTS {
@@ -75,28 +78,38 @@ impl Drop for Lease<'_> {
         let snapshot = *self.snapshot.borrow();
         // No transaction is left, neither one that only read nor one that failed
         // half-way.
+        let mut rolled_back = false;
         let tidy = conn.as_ref().is_none_or(|conn| {
+            rolled_back = !conn.is_autocommit();
             let roll_back = || conn.prepare_cached("ROLLBACK")?.execute([]);
-            conn.is_autocommit() || roll_back().is_ok()
+            !rolled_back || roll_back().is_ok()
         });
+        // What is left of it in the VFS must not be written later, see `wal::gather`.
+        let may_write = tidy && !rolled_back && !self.failed.get();
         let mut inner = self.gate.inner.lock();
+        let mut spent = None;
         if let Some(conn) = conn {
             match (snapshot, inner.open.as_mut()) {
                 (Some(stamp), _) => inner.snapshots.push((conn, stamp)),
-                (None, Some(open)) if tidy && self.purpose == Purpose::Write => {
+                (None, Some(open)) if may_write && self.purpose == Purpose::Write => {
                     open.writer = Some(conn);
                 }
-                (None, Some(open)) if tidy && open.readers.len() < READERS_KEPT => {
+                (None, Some(open))
+                    if tidy
+                        && self.purpose == Purpose::Read
+                        && open.readers.len() < READERS_KEPT =>
+                {
                     open.readers.push(conn);
                 }
-                // SQLite keeps the descriptor, and so the lock, until the last
-                // connection to the file is closed.
-                _ => drop(conn),
+                _ => spent = Some(conn),
             }
         }
         inner.leases -= 1;
         if inner.leases == 0 {
             self.gate.release(&mut inner);
         }
+        // SQLite keeps the descriptor, and so the lock, until the last connection to
+        // the file is closed.
+        drop(spent);
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use agentfs_core::lower::MemoryLower;
 use agentfs_core::{LowerLayer, Name, Overlay, OverlayConfig, Owner, StorageError};
 use agentfs_hostdir::{HostClock, HostDir};
-use agentfs_sqlite::{Database, OpenError, OpenOptions, SqliteStorage, Volume};
+use agentfs_sqlite::{Database, DatabaseFiles, OpenError, OpenOptions, SqliteStorage, Volume};
 use anyhow::{Context as _, Result};
 
 use crate::base;
@@ -88,10 +88,8 @@ pub(crate) fn open_read_only(db: &Path) -> Result<Database, OpenError> {
 
 /// Sees to it that what others have done to a database is in it.
 fn settle(db: &Path) {
-    let mut wal = db.as_os_str().to_owned();
-    wal.push("-wal");
-    // Nobody writes to a database that has none.
-    if Path::new(&wal).exists() && !matches!(agentfs_session::flush(db), Ok(true)) {
+    // Nobody writes to a database that has no -wal.
+    if DatabaseFiles::of(db).wal.exists() && !matches!(agentfs_session::flush(db), Ok(true)) {
         // Served by 'agentfs mount', or by another version.
         std::thread::sleep(COMMIT_DELAY);
     }
@@ -118,12 +116,8 @@ pub(crate) fn claim(db: &Path) -> Option<Claim> {
 /// Removes what SQLite keeps beside a database, lest it be taken for that of the
 /// next one at this path.
 pub(crate) fn remove_companions(db: &Path) -> Result<()> {
-    for suffix in ["-wal", "-shm", "-journal"] {
-        let mut path = db.as_os_str().to_owned();
-        path.push(suffix);
-        remove(Path::new(&path))?;
-    }
-    Ok(())
+    let files = DatabaseFiles::of(db);
+    files.companions().into_iter().try_for_each(remove)
 }
 
 /// Removes a file, if it is there.
@@ -136,11 +130,16 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
     }
 }
 
+fn without_database(host: HostDir, directory: &Path, located: &Located) -> HostDir {
+    let files = DatabaseFiles::of(&located.db);
+    host.without_database(directory, &files.database, &files.companions())
+}
+
 /// The base of a session as a lower layer, as the session sees it.
 pub(crate) fn lower(located: &Located, path: &Path) -> Result<Lower> {
     let host = HostDir::open(path)
         .with_context(|| format!("the base {} cannot be opened", output::path(path)))?;
-    Ok(Arc::new(host.without_database(path, &located.db)))
+    Ok(Arc::new(without_database(host, path, located)))
 }
 
 /// The base as a lower layer, or an empty one and its path when it is not there.
@@ -152,7 +151,7 @@ pub(crate) fn lower_or_nothing(
         return Ok((Arc::new(MemoryLower::new()), None));
     };
     match HostDir::open(&path) {
-        Ok(host) => Ok((Arc::new(host.without_database(&path, &located.db)), None)),
+        Ok(host) => Ok((Arc::new(without_database(host, &path, located)), None)),
         Err(_) => Ok((Arc::new(MemoryLower::new()), Some(path))),
     }
 }
@@ -161,7 +160,7 @@ pub(crate) fn lower_or_nothing(
 pub(crate) fn home_or_nothing(located: &Located) -> Lower {
     let home = std::env::var_os("HOME").and_then(|home| {
         let host = HostDir::open(&home).ok()?;
-        Some(host.without_database(home.as_ref(), &located.db))
+        Some(without_database(host, home.as_ref(), located))
     });
     home.map_or_else(
         || Arc::new(MemoryLower::new()) as Lower,

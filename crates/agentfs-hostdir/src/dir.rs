@@ -76,16 +76,20 @@ impl HostDir {
         })
     }
 
-    /// Leaves out an SQLite database that this process has open: neither it (under
-    /// whatever name) nor what SQLite puts beside it is seen, or ever opened. The
-    /// root of this is at `directory` on the host, by which `database` is looked
-    /// for.
+    /// Leaves out a database that this process has open: neither it (under whatever
+    /// name) nor its companions are seen, or ever opened. The root of this is at
+    /// `directory` on the host, by which they are looked for.
     ///
     /// For closing any descriptor of a file gives up all locks that the process
     /// has on it (fcntl(2)), SQLite's with them.
     #[must_use]
-    pub fn without_database(mut self, directory: &Path, database: &Path) -> Self {
-        self.left_out = Arc::new(LeftOut::database(directory, database));
+    pub fn without_database(
+        mut self,
+        directory: &Path,
+        database: &Path,
+        companions: &[&Path],
+    ) -> Self {
+        self.left_out = Arc::new(LeftOut::database(directory, database, companions));
         self
     }
 

@@ -20,17 +20,17 @@ pub(crate) struct LeftOut {
 
 impl LeftOut {
     /// As [`crate::HostDir::without_database`].
-    pub(crate) fn database(directory: &Path, database: &Path) -> Self {
-        let within = database.strip_prefix(directory).ok();
-        let beside = ["", "-wal", "-shm", "-journal"]
-            .iter()
-            .filter_map(|suffix| {
-                let mut path = within?.as_os_str().to_owned();
-                path.push(suffix);
-                LowerPath::parse(path.as_bytes()).ok()
-            });
+    pub(crate) fn database(directory: &Path, database: &Path, companions: &[&Path]) -> Self {
+        let within = |path: &&Path| {
+            let path = path.strip_prefix(directory).ok()?;
+            LowerPath::parse(path.as_os_str().as_bytes()).ok()
+        };
         Self {
-            paths: beside.collect(),
+            paths: [database]
+                .iter()
+                .chain(companions)
+                .filter_map(within)
+                .collect(),
             file: std::fs::metadata(database)
                 .ok()
                 .map(|meta| (meta.dev(), meta.ino())),

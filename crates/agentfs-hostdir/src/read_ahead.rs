@@ -274,7 +274,9 @@ mod tests {
         let dir = fs::File::open(top.path()).unwrap();
         dir.set_times(times).unwrap();
 
-        let ahead = started(top.path(), LeftOut::database(top.path(), &at("s.db")));
+        let (database, log) = (at("s.db"), at("s.db-wal"));
+        let left_out = LeftOut::database(top.path(), &database, &[&log]);
+        let ahead = started(top.path(), left_out);
         ahead.shared().contents(&LowerPath::root()).unwrap();
         let begun = ahead.shared().plan.lock().begun();
         assert_eq!(begun, [LowerPath::parse(b"small").unwrap()]);

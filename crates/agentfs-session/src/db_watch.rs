@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use agentfs_sqlite::Database;
+use agentfs_sqlite::{Database, DatabaseFiles};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::io::Errno;
@@ -36,9 +36,8 @@ impl DbWatcher {
         let (Some(directory), Some(name)) = (db.parent(), db.file_name()) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        let mut wal = name.to_owned();
-        wal.push("-wal");
-        let names = [name.to_owned(), wal];
+        let wal = DatabaseFiles::of(Path::new(name)).wal;
+        let names = [name.to_owned(), wal.into_os_string()];
         let events = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         let mask = WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::ONLYDIR;
         inotify::add_watch(&events, directory, mask)?;

@@ -15,6 +15,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use agentfs_sqlite::DatabaseFiles;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount_change};
@@ -325,11 +326,12 @@ impl Builder<'_, '_> {
                     cover_if_there(dir)?;
                 }
                 _ => {
-                    for suffix in ["", "-wal", "-shm"] {
-                        let mut path = db.clone().into_os_string();
-                        path.push(suffix);
-                        cover_if_there(Path::new(&path))?;
-                    }
+                    let files = DatabaseFiles::of(&db);
+                    cover_if_there(&db)?;
+                    files
+                        .companions()
+                        .into_iter()
+                        .try_for_each(cover_if_there)?;
                 }
             }
         }

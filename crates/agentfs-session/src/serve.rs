@@ -14,7 +14,7 @@ use agentfs_core::{Ino, LowerPath, Name, Overlay, OverlayConfig, Owner, StorageE
 use agentfs_fuse::{DirInterest, FuseConfig, KnownIds, Notifier, Pairing, Server};
 use agentfs_hostdir::{BaseChange, BaseWatcher, EntryChange, HostClock, HostDir, WatchState};
 
-use agentfs_sqlite::{Database, OpenOptions, SqliteStorage};
+use agentfs_sqlite::{Database, DatabaseFiles, OpenOptions, SqliteStorage};
 use parking_lot::Mutex;
 
 use crate::db_watch::DbWatcher;
@@ -84,8 +84,11 @@ fn known_ids() -> Option<KnownIds> {
     })
 }
 
-/// Has the kernel read ahead what programs will want; everything works without.
-fn reading_ahead(host: HostDir) -> HostDir {
+/// A directory of the host as a lower layer: without the session's database, and the
+/// kernel reads ahead in it what programs will want; everything works without that.
+fn lower(host: HostDir, directory: &Path, db: &Path) -> HostDir {
+    let files = DatabaseFiles::of(db);
+    let host = host.without_database(directory, &files.database, &files.companions());
     host.with_read_ahead().unwrap_or_else(|(host, error)| {
         tracing::warn!("nothing is read ahead: {error}");
         host
@@ -179,9 +182,7 @@ impl View {
             tracing::warn!("changes of the database by others show late: {error}");
         }
         Ok(Self {
-            base: Arc::new(reading_ahead(
-                base.without_database(&config.base_path, &config.db),
-            )),
+            base: Arc::new(lower(base, &config.base_path, &config.db)),
             db: config.db,
             home: config.home,
             log: config.log,
@@ -201,8 +202,8 @@ impl View {
         let (lower, stored) = match (volume, &self.home) {
             (Volume::Base, _) => (Arc::clone(&self.base), agentfs_sqlite::Volume::View),
             (Volume::Home, Some(home)) => {
-                let lower = HostDir::open(home).map_err(|e| self.failed(home, e))?;
-                let lower = reading_ahead(lower.without_database(home, &self.db));
+                let host = HostDir::open(home).map_err(|e| self.failed(home, e))?;
+                let lower = lower(host, home, &self.db);
                 (Arc::new(lower), agentfs_sqlite::Volume::Home)
             }
             (Volume::Home, None) => return Err(self.failed(Path::new("$HOME"), "it is not known")),

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
+use agentfs_sqlite::clear_place;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
 
@@ -29,7 +30,7 @@ use crate::runtime::{self, StartLock};
 use crate::serve::{View, ViewConfig};
 use crate::setup::{
     fork_holder, kill_holder, listen, lock_temps, namespaces_refused, open_base, raise_open_files,
-    remove_left_overs, serve_build, write_id_maps,
+    serve_build, write_id_maps,
 };
 use crate::sys::{self, RawPid, SignalSet};
 use clients::Client;
@@ -317,7 +318,8 @@ impl Server {
         }
         let result = self.view.finish(discard);
         if discard {
-            remove_left_overs(&PathBuf::from(self.config.db.clone()));
+            // Its companions; not of a new one that has taken its name meanwhile.
+            let _ = clear_place(&PathBuf::from(self.config.db.clone()));
         }
         let code = match result {
             Ok(()) => ExitCode::SUCCESS,

@@ -202,16 +202,3 @@ pub(crate) fn kill_holder(pid: RawPid) {
         let _ = waitpid(Some(pid), WaitOptions::empty());
     }
 }
-
-/// Removes the -wal and -shm of a database that was removed while in use,
-/// unless a new one has taken its name.
-pub(crate) fn remove_left_overs(db: &Path) {
-    if db.exists() {
-        return;
-    }
-    for suffix in ["-wal", "-shm"] {
-        let mut path = db.as_os_str().to_owned();
-        path.push(suffix);
-        let _ = fs::remove_file(path);
-    }
-}

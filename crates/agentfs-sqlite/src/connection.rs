@@ -12,7 +12,7 @@ use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::error::storage_error;
-use crate::gate::Paths;
+use crate::files::DatabaseFiles;
 use crate::wal::vfs;
 
 /// How long a statement waits for another SQLite process.
@@ -71,7 +71,7 @@ pub(crate) fn open(path: &Path, access: Access) -> Result<Connection, StorageErr
 /// Opens a connection that reads the committed state without a lock, without
 /// the `-shm` and without creating a file. What it read is only to be believed
 /// when the files did not change meanwhile.
-pub(crate) fn open_snapshot(paths: &Paths) -> Result<Connection, StorageError> {
+pub(crate) fn open_snapshot(paths: &DatabaseFiles) -> Result<Connection, StorageError> {
     // With an empty -wal there is nothing in it to read, and SQLite would
     // create one if it were missing.
     let wal_bytes = std::fs::metadata(&paths.wal).map_or(0, |m| m.len());
@@ -79,7 +79,7 @@ pub(crate) fn open_snapshot(paths: &Paths) -> Result<Connection, StorageError> {
 }
 
 /// As [`open_snapshot`], but of the database file alone: its `-wal` is ignored.
-pub(crate) fn open_without_wal(paths: &Paths) -> Result<Connection, StorageError> {
+pub(crate) fn open_without_wal(paths: &DatabaseFiles) -> Result<Connection, StorageError> {
     open_unlocked(snapshot_uri(&paths.database, true))
 }
 

@@ -35,7 +35,7 @@ mod lease;
 use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -45,6 +45,7 @@ use rusqlite::Connection;
 
 use crate::connection::{self, Access};
 use crate::error::io_error;
+use crate::files::DatabaseFiles;
 use crate::stamp::Stamp;
 use crate::sys::{self, DATABASE_SHARED, SHM_IN_USE};
 
@@ -65,34 +66,9 @@ pub(crate) struct Gate {
     changes: AtomicU64,
     /// A sync has failed, and what it was to write may not be on the disk.
     doubted: AtomicBool,
-    paths: Paths,
+    paths: DatabaseFiles,
     access: Access,
     database: File,
-}
-
-/// The database file and its companions.
-#[derive(Debug, Clone)]
-pub(crate) struct Paths {
-    pub(crate) database: PathBuf,
-    pub(crate) wal: PathBuf,
-    pub(crate) shm: PathBuf,
-    pub(crate) journal: PathBuf,
-}
-
-impl Paths {
-    pub(crate) fn new(database: &Path) -> Self {
-        let beside = |suffix: &str| {
-            let mut name = database.as_os_str().to_owned();
-            name.push(suffix);
-            PathBuf::from(name)
-        };
-        Self {
-            database: database.to_path_buf(),
-            wal: beside("-wal"),
-            shm: beside("-shm"),
-            journal: beside("-journal"),
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -156,7 +132,7 @@ pub(crate) struct Lease<'g> {
 }
 
 impl Gate {
-    pub(crate) fn new(paths: Paths, database: File, access: Access) -> Self {
+    pub(crate) fn new(paths: DatabaseFiles, database: File, access: Access) -> Self {
         Self {
             inner: Mutex::new(Inner {
                 leases: 0,
@@ -179,7 +155,7 @@ impl Gate {
         Self::new(self.paths, self.database, access)
     }
 
-    pub(crate) fn paths(&self) -> &Paths {
+    pub(crate) fn paths(&self) -> &DatabaseFiles {
         &self.paths
     }
 

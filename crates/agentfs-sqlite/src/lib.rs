@@ -25,6 +25,7 @@ mod connection;
 mod database;
 mod error;
 mod examine;
+mod files;
 mod folding;
 mod gate;
 mod open;
@@ -40,4 +41,5 @@ mod wal;
 
 pub use database::{Database, SqliteStorage, Volume};
 pub use error::OpenError;
+pub use files::DatabaseFiles;
 pub use open::{ClearedPlace, OpenOptions, clear_place};

@@ -21,7 +21,8 @@ use crate::apply;
 use crate::connection::{self, Access};
 use crate::error::{OpenError, storage_error};
 use crate::examine::{self, Found};
-use crate::gate::{Gate, Paths, Purpose};
+use crate::files::DatabaseFiles;
+use crate::gate::{Gate, Purpose};
 use crate::schema;
 use crate::wal;
 
@@ -101,7 +102,7 @@ pub(crate) struct Opened {
 }
 
 pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Opened, OpenError> {
-    let paths = Paths::new(path);
+    let paths = DatabaseFiles::of(path);
     let registration = find_or_create(&paths, options)?;
     let file = File::options()
         .read(true)
@@ -171,7 +172,7 @@ fn enter<'g>(gate: &'g Gate, path: &Path) -> Result<crate::gate::Lease<'g>, Open
 }
 
 fn open_read_only(
-    paths: Paths,
+    paths: DatabaseFiles,
     file: File,
     registration: Registration,
     found: &Found,
@@ -215,7 +216,7 @@ fn open_read_only(
 }
 
 /// Makes sure that there is a regular file, and that this process opens it once.
-fn find_or_create(paths: &Paths, options: &OpenOptions) -> Result<Registration, OpenError> {
+fn find_or_create(paths: &DatabaseFiles, options: &OpenOptions) -> Result<Registration, OpenError> {
     let path = &paths.database;
     for _ in 0..2 {
         match std::fs::metadata(path) {
@@ -261,8 +262,8 @@ pub fn clear_place(path: &Path) -> io::Result<Option<ClearedPlace>> {
     if path.try_exists()? {
         return Ok(None);
     }
-    let paths = Paths::new(path);
-    for leftover in [&paths.wal, &paths.shm] {
+    let paths = DatabaseFiles::of(path);
+    for leftover in paths.companions() {
         match std::fs::remove_file(leftover) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
@@ -273,7 +274,7 @@ pub fn clear_place(path: &Path) -> io::Result<Option<ClearedPlace>> {
     }))
 }
 
-fn create_file(paths: &Paths) -> Result<(), OpenError> {
+fn create_file(paths: &DatabaseFiles) -> Result<(), OpenError> {
     let cleared =
         clear_place(&paths.database).map_err(|e| OpenError::from_io(&paths.database, &e))?;
     let Some(_cleared) = cleared else {
@@ -295,7 +296,7 @@ fn create_file(paths: &Paths) -> Result<(), OpenError> {
 }
 
 /// Looks at the file without changing it.
-fn examine_file(paths: &Paths, file: &File) -> Result<Found, OpenError> {
+fn examine_file(paths: &DatabaseFiles, file: &File) -> Result<Found, OpenError> {
     let path = &paths.database;
     let io = |e: io::Error| OpenError::from_io(path, &e);
     if is_half_made(paths) {
@@ -341,7 +342,7 @@ fn examine_file(paths: &Paths, file: &File) -> Result<Found, OpenError> {
 /// journal that says that the file had one page at most before, so no table (SQLite's
 /// file format, 3). What is in the file is nobody's, and SQLite undoes it when it opens
 /// it for writing.
-fn is_half_made(paths: &Paths) -> bool {
+fn is_half_made(paths: &DatabaseFiles) -> bool {
     const MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
     let mut header = [0; 20];
     let read = File::open(&paths.journal).and_then(|mut file| file.read_exact(&mut header));
@@ -349,7 +350,7 @@ fn is_half_made(paths: &Paths) -> bool {
 }
 
 /// Whether the `-wal` may be laid over the database file.
-fn wal_fits(paths: &Paths) -> bool {
+fn wal_fits(paths: &DatabaseFiles) -> bool {
     let Ok(without) = connection::open_without_wal(paths) else {
         // A new database may have all of it in the -wal.
         return true;

@@ -237,14 +237,23 @@ fn is_prefix(
     killed_at: u64,
 ) -> anyhow::Result<Vec<(usize, Tree)>> {
     let all = || workers.iter().zip(told);
+    // Those that came after the kill worked on the next server, which ended in order.
+    let is_late = |told: &Told| told.begun.first().is_some_and(|first| *first > killed_at);
     // What was done before a time, for each worker. What was done after the kill may
     // not have reached the server: closing a file does not say.
     let done_by = |time: u64| {
         let time = time.min(killed_at);
         all().map(move |(worker, told)| worker.at + told.done.iter().filter(|t| **t < time).count())
     };
-    let synced = told.iter().flat_map(|told| &told.synced).max();
-    let floor: Vec<_> = done_by(synced.copied().unwrap_or(0)).collect();
+    let synced = told.iter().flat_map(|told| &told.synced);
+    let synced = synced.filter(|time| **time < killed_at).max();
+    let floor: Vec<_> = done_by(synced.copied().unwrap_or(0))
+        .zip(all())
+        .map(|(floor, (worker, told))| match is_late(told) {
+            true => worker.at + told.done.len(),
+            false => floor,
+        })
+        .collect();
     let mut kept = Vec::new();
     let mut least = Vec::new();
     for (number, (worker, told)) in all().enumerate() {
@@ -269,6 +278,9 @@ fn is_prefix(
         let Some(last) = least[number].checked_sub(worker.at + 1) else {
             continue;
         };
+        if is_late(told) {
+            continue;
+        }
         for (other, done) in done_by(told.begun[last]).enumerate() {
             ensure!(
                 kept[other].0 >= done,
@@ -331,5 +343,22 @@ mod tests {
         let mut mixed: Vec<_> = workers.iter().map(|w| after(w, 5)).collect();
         mixed[0].insert("stray".into(), String::new());
         assert!(is_prefix(&workers, &told, &mixed, u64::MAX).is_err());
+    }
+
+    /// What the next server has synced says nothing of what the killed one had.
+    #[test]
+    fn who_comes_after_the_kill_loses_nothing_and_covers_nothing() {
+        let (workers, mut told) = history();
+        let late = &mut told[1];
+        for time in late.begun.iter_mut().chain(&mut late.done) {
+            *time += 1000;
+        }
+        late.synced = vec![1100];
+        let found = |left: [usize; 2]| {
+            let left: Vec<_> = workers.iter().zip(left).map(|(w, n)| after(w, n)).collect();
+            is_prefix(&workers, &told, &left, 150).is_ok()
+        };
+        assert!(found([5, 10]));
+        assert!(!found([5, 9]));
     }
 }

@@ -25,8 +25,8 @@ const OPEN_FILES_WANTED: u64 = 1 << 20;
 /// of the base that it keeps open and its clients are some hundreds at most.
 const OPEN_FILES_MIN: u64 = 1024;
 
-/// Takes as many descriptors as this process may have: what every server of a view
-/// begins with.
+/// Takes as many descriptors as this process may have, and makes room for those it will
+/// use: what every server of a view begins with, before it has a second thread.
 ///
 /// # Errors
 /// [`SessionError::OpenFiles`] when these are too few.
@@ -48,7 +48,18 @@ pub fn raise_open_files() -> Result<(), SessionError> {
     if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
         tracing::warn!("the limit of open files stays as it is: {error}");
     }
+    make_room();
     Ok(())
+}
+
+/// Makes the kernel's table of descriptors as large as it will be. Where threads share
+/// it, each doubling waits for all processors (`synchronize_rcu` in `expand_fdtable`),
+/// 5 to 15 ms, and with it whoever opens anything.
+fn make_room() {
+    let last = i32::try_from(OPEN_FILES_MIN - 1).unwrap_or(0);
+    if let Err(error) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), last) {
+        tracing::debug!(%error, "no room was made for descriptors");
+    }
 }
 
 pub(crate) fn open_base(path: &Path) -> Result<OwnedFd, SessionError> {

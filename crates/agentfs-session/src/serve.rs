@@ -254,6 +254,11 @@ impl View {
         }
     }
 
+    /// Whether the database has been removed: then nothing is to be kept.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.database.is_removed()
+    }
+
     /// After the namespace of the mounts has ended: waits until they are gone,
     /// commits and closes. With `discard`, the database has been removed and
     /// nothing of it is touched any more.

@@ -311,8 +311,7 @@ impl Server {
         // Kills everything inside and removes the mounts with the namespace.
         self.holder.namespaces.clear();
         kill_holder(self.holder.pid);
-        let discard =
-            runtime::db_id(&PathBuf::from(self.config.db.clone())).ok() != Some(self.config.db_id);
+        let discard = self.view.is_removed();
         if discard {
             tracing::info!("the database has been removed: nothing is kept");
         }

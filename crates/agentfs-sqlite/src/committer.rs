@@ -5,6 +5,7 @@
 //! stays open between batches, and when nothing is pending the thread sleeps on
 //! a condition variable without waking.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -353,11 +354,13 @@ fn write_batch(shared: &Shared, batch: &Delta, keep_room: bool) -> Result<Writte
     if lease.is_fresh() {
         shared.data_version.store(0, Ordering::Relaxed);
     }
+    let fits = Cell::new(true);
     let result = lease.query(|conn| {
         wal::transaction(&shared.gate, conn, || {
             // A connection opened anew has been told of by the gate.
             let external = shared.note_data_version(conn)? || shared.has_external_change();
             if external {
+                fits.set(false);
                 shared.drop_clean_state();
             }
             let context = Context {
@@ -380,7 +383,13 @@ fn write_batch(shared: &Shared, batch: &Delta, keep_room: bool) -> Result<Writte
             }
             Ok(Written { reconciled })
         }
-        // The lease rolls back what is left of the transaction.
-        Err(error) => Err(error),
+        // The lease rolls back what is left of the transaction. The next attempt, too,
+        // has to fit the batch to what others wrote.
+        Err(error) => {
+            if !fits.get() {
+                shared.unreconciled.store(true, Ordering::Release);
+            }
+            Err(error)
+        }
     }
 }

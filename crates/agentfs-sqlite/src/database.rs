@@ -7,6 +7,7 @@
 //! numbers, mailbox), which are held for a few instructions.
 
 use std::fs::{File, TryLockError};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
@@ -89,6 +90,7 @@ impl Database {
             access,
             chunk_size_bytes,
             home_exists,
+            had_wal,
             numbers,
             registration,
         } = opened;
@@ -100,6 +102,7 @@ impl Database {
             chunk_size_bytes,
             access,
             home_exists: AtomicBool::new(home_exists),
+            had_wal,
             numbers: Mutex::new(numbers.into_iter().collect()),
             data_version: AtomicI64::new(0),
             seen_changes: AtomicU64::new(gate.changes()),
@@ -141,14 +144,30 @@ impl Database {
     /// lives (`flock` on the file; SQLite and the SDKs do not look at it).
     /// Returns `false` when another one has it.
     ///
+    /// What a server that was killed left in the `-wal` is from now on taken for not
+    /// synced, whatever that server was told: the kernel tells of a failed write once.
+    ///
     /// # Errors
     /// The host's.
     pub fn lock_exclusive(&self) -> Result<bool, StorageError> {
         match self.shared().gate.database().try_lock() {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                if self.shared().had_wal {
+                    self.shared().gate.doubt();
+                }
+                Ok(true)
+            }
             Err(TryLockError::WouldBlock) => Ok(false),
             Err(TryLockError::Error(error)) => Err(io_error(&error)),
         }
+    }
+
+    /// Whether the file has been removed, or replaced by another: not when it has only
+    /// been moved, or has another name.
+    #[must_use]
+    pub fn is_removed(&self) -> bool {
+        let file = self.shared().gate.database().metadata();
+        file.is_ok_and(|file| file.nlink() == 0)
     }
 
     /// Sets what is called, on the committer thread, after another program wrote

@@ -30,7 +30,10 @@
 //! is out: that would drop the process's locks. That is why the gate opens them
 //! once and why one process opens one database once.
 
+mod durable;
 mod lease;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::fs::File;
@@ -66,6 +69,8 @@ pub(crate) struct Gate {
     changes: AtomicU64,
     /// A sync has failed, and what it was to write may not be on the disk.
     doubted: AtomicBool,
+    /// The `-wal` was removed while it held what the database did not.
+    lost: AtomicBool,
     paths: DatabaseFiles,
     access: Access,
     database: File,
@@ -144,6 +149,7 @@ impl Gate {
             }),
             changes: AtomicU64::new(0),
             doubted: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
             paths,
             access,
             database,
@@ -250,24 +256,36 @@ impl Gate {
                 return Ok(());
             }
         }
-        if let Some(open) = &inner.open {
+        let mut wal_before = None;
+        if let Some(open) = inner.open.take() {
+            // Locked before it is looked at: whoever finds it free cuts it.
+            let locked = self.lock_shm(&open.files.shm)?;
             let now = Stamp::of(&self.database, &open.files.wal, &open.files.shm)
                 .map_err(|e| io_error(&e))?;
-            if now == open.stamp && self.lock_shm(&open.files.shm)? {
+            if locked && now == open.stamp {
+                inner.open = Some(open);
                 inner.mode = Mode::Shared;
                 return Ok(());
             }
             // Others wrote. What our connections know is stale: close them all,
             // which also drops the locks, and begin anew.
             self.changes.fetch_add(1, Ordering::AcqRel);
-            inner.open = None;
+            let Open {
+                writer,
+                readers,
+                files: Files { wal, shm },
+                ..
+            } = open;
+            drop((writer, readers, shm));
+            wal_before = Some(wal);
             if !self.lock_database()? {
                 inner.mode = Mode::Snapshot;
                 return Ok(());
             }
         }
         match self.open_all() {
-            Ok(open) => {
+            Ok(mut open) => {
+                open.files.keep_wal(wal_before);
                 inner.open = Some(open);
                 inner.mode = Mode::Shared;
                 Ok(())
@@ -361,8 +379,10 @@ impl Gate {
             sys::unlock(&open.files.shm, SHM_IN_USE);
             sys::unlock(&self.database, DATABASE_SHARED);
             if open.stamp.tells_of_deletion() {
-                // Nobody else could while we held the locks: a change of the
-                // journal mode of our own. Our descriptors are of no use.
+                // No program that keeps to SQLite's locks could while we held them: a
+                // change of the journal mode of our own, which folds first, or
+                // somebody's hand. Our descriptors are of no use.
+                self.note_removal(&open.files);
                 inner.open = None;
             }
         }
@@ -374,44 +394,6 @@ impl Gate {
         let inner = self.inner.lock();
         let files = &inner.open.as_ref()?.files;
         Some(f(&files.wal, &files.shm))
-    }
-
-    /// Has the disk begin to write what is in the `-wal`, without waiting.
-    pub(crate) fn start_writing_wal(&self) {
-        self.with_wal(|wal, _| sys::start_writing(wal));
-    }
-
-    /// Puts the `-wal` on stable storage. No lease is needed: whoever moved its
-    /// content to the database file meanwhile has synced that. An error is told once
-    /// by the kernel, so it is remembered here.
-    pub(crate) fn sync_wal(&self) -> Result<(), StorageError> {
-        let wal = {
-            let inner = self.inner.lock();
-            let Some(open) = &inner.open else {
-                return Ok(());
-            };
-            open.files.wal.try_clone().map_err(|e| io_error(&e))?
-        };
-        wal.sync_data().map_err(|e| {
-            self.doubt();
-            io_error(&e)
-        })
-    }
-
-    /// Says that a sync has failed: of the `-wal`, or of the database while the one
-    /// was folded into the other.
-    pub(crate) fn doubt(&self) {
-        self.doubted.store(true, Ordering::Release);
-    }
-
-    /// Says that what was doubted has been written and synced once more.
-    pub(crate) fn trust(&self) {
-        self.doubted.store(false, Ordering::Release);
-    }
-
-    /// Whether a sync has failed since the `-wal` was last known to be on the disk.
-    pub(crate) fn is_doubted(&self) -> bool {
-        self.doubted.load(Ordering::Acquire)
     }
 
     /// Whether the files changed since the last lease ended, as far as can be
@@ -452,21 +434,31 @@ impl Gate {
     /// Ends all use: folds the `-wal` into the database and removes it and the
     /// `-shm`, unless another process has the database open.
     pub(crate) fn close(&self) -> Result<(), StorageError> {
-        {
-            let lease = self.enter(Purpose::Write)?;
-            lease.query(connection::checkpoint_truncate)?;
-            lease.query(connection::leave_tidy)?;
-        }
+        self.fold()?;
+        self.end()
+    }
+
+    fn fold(&self) -> Result<(), StorageError> {
+        self.enter(Purpose::Write)?
+            .query(connection::checkpoint_truncate)
+    }
+
+    fn end(&self) -> Result<(), StorageError> {
         let mut inner = self.inner.lock();
         if inner.leases > 0 {
             return Err(StorageError::Busy);
         }
         // The last connection to close sees to the companions; it needs its lock
-        // for that, and a current view.
+        // for that, and a current view. One with a stale view, of what was there
+        // before the locks were given back, would remove what others have begun.
         self.acquire(&mut inner)?;
-        if let Some(mut open) = inner.open.take() {
+        if let Some(mut open) = inner.open.take()
+            && inner.mode == Mode::Shared
+        {
             open.readers.clear();
-            drop(open.writer.take());
+            open.writer
+                .as_ref()
+                .map_or(Ok(()), connection::leave_tidy)?;
         }
         inner.snapshots.clear();
         inner.mode = Mode::Rest;

@@ -97,6 +97,8 @@ pub(crate) struct Opened {
     pub(crate) access: Access,
     pub(crate) chunk_size_bytes: u32,
     pub(crate) home_exists: bool,
+    /// The `-wal` held what the database did not.
+    pub(crate) had_wal: bool,
     pub(crate) numbers: Option<(u64, u64)>,
     pub(crate) registration: Registration,
 }
@@ -115,6 +117,7 @@ pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Opened, OpenErr
     }
     let gate = Gate::new(paths, file, Access::ReadWrite);
     let lease = enter(&gate, path)?;
+    let had_wal = wal::fill(&gate).unfolded_bytes > 0;
     let storage = |error| OpenError::from_storage(path, error);
     lease
         .query(|conn| prepare(conn, options))
@@ -146,6 +149,7 @@ pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Opened, OpenErr
         access: Access::ReadWrite,
         chunk_size_bytes: found.chunk_size_bytes,
         home_exists,
+        had_wal,
         numbers: Some(numbers),
         registration,
     })
@@ -210,6 +214,7 @@ fn open_read_only(
         access,
         chunk_size_bytes,
         home_exists,
+        had_wal: false,
         numbers: None,
         registration,
     })

@@ -35,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) chunk_size_bytes: u32,
     pub(crate) access: Access,
     pub(crate) home_exists: AtomicBool,
+    /// When it was opened, the `-wal` held what the database did not.
+    pub(crate) had_wal: bool,
     /// Inode numbers that may be given, as ranges `[from, to)`.
     pub(crate) numbers: Mutex<VecDeque<(u64, u64)>>,
     /// `PRAGMA data_version` of the writer's connection; 0: not read yet.

@@ -16,6 +16,7 @@ mod mend;
 mod room;
 pub(crate) mod vfs;
 
+use std::fs::File;
 use std::sync::atomic::Ordering;
 
 use agentfs_core::StorageError;
@@ -67,8 +68,12 @@ pub(crate) struct Fill {
 
 /// How full the `-wal` is.
 pub(crate) fn fill(gate: &Gate) -> Fill {
-    let fill = gate.with_wal(|wal, shm| room::fill(wal, shm).ok());
-    fill.flatten().unwrap_or_default()
+    gate.with_wal(fill_of).unwrap_or_default()
+}
+
+/// As [`fill`], of files that are open.
+pub(crate) fn fill_of(wal: &File, shm: &File) -> Fill {
+    room::fill(wal, shm).unwrap_or_default()
 }
 
 /// Puts the `-wal` on stable storage. Whoever calls this must have the committer's

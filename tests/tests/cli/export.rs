@@ -87,6 +87,12 @@ fn what_is_there_is_replaced_only_when_asked() {
     let cat = world.agentfs_out(["fs", "cat", "there.db", "/made"]);
     assert_eq!(cat.out(), "in the session");
     assert!(!world.project.join("there.db-wal").exists());
+    fs::write(world.project.join("left.db-wal"), "of another database").unwrap();
+    refused(
+        &["export", "demo", "left.db"],
+        "PROJECT/left.db-wal is left of another database and would be taken for the copy's: \
+         remove it, or use --force",
+    );
     for force in [&["--force"][..], &[]] {
         let args = |file| [&["export"], force, &["demo", file]].concat();
         refused(

@@ -56,6 +56,26 @@ await end";
     });
 }
 
+/// Only a file that is gone takes what was done along.
+#[test]
+fn regression_a_database_that_is_moved_under_a_session_keeps_what_was_synced() {
+    as_everyone(|world| {
+        let script = "echo early > early; sync early; echo up
+await moved
+echo late > late; sync late; echo synced
+await end";
+        let mut told = Told::start(world, &[], script);
+        fs::rename(world.database("s"), world.database("moved")).unwrap();
+        told.go_on("moved", "synced");
+        fs::write(world.dir.join("stages/end"), "").unwrap();
+        assert_eq!(told.running.wait().code(), 0);
+        eventually("the session ends", || live(world, "moved").is_none());
+        world.wait_for_end("moved");
+        let done = world.in_session("moved", "cat early late").finish().ok();
+        assert_eq!(done.out(), "early\nlate\n", "{done}");
+    });
+}
+
 /// A second way to the database of a live session leads into that session.
 fn joins(prepare: impl Fn(&Path, &Path), clean_up: impl Fn(&Path)) {
     as_everyone(|world| {

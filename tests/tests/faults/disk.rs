@@ -9,7 +9,10 @@ use std::time::Duration;
 use agentfs_tests::disk::Event;
 use agentfs_tests::power::{Random, Syncs, image, restore};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::{Told, check_afterwards, on_a_disk};
+use crate::session::server_pid;
 
 /// Each way to fail, and what a program is told: by `sync`, and by what grows.
 const FAULTS: [(i32, &str); 4] = [
@@ -112,6 +115,50 @@ fn regression_a_sync_after_a_failed_one_has_it_all_on_the_disk() {
         assert_eq!(told.end("end").code(), 0);
         assert!(events.iter().any(|e| matches!(e, Event::Lost { .. })));
         let mut random = Random(61);
+        for number in 0..8 {
+            let project = world.dir.join(format!("image{number}"));
+            fs::create_dir_all(project.join(".agentfs")).unwrap();
+            let image = image(&events, Syncs::Kept, &mut random);
+            restore(&image, &project.join(".agentfs"));
+            world.own(&project);
+            let inside = |args: &[&str]| world.agentfs(args).dir(&project).finish().ok().out();
+            inside(&["check", "s"]);
+            for name in ["kept", "first", "second"] {
+                let content = inside(&["fs", "cat", "s", &format!("/{name}")]);
+                assert_eq!(content, format!("{name}\n"), "image {number}");
+            }
+        }
+    });
+}
+
+/// What the kernel told the one, it does not tell the next.
+#[test]
+#[cfg_attr(missing_root, ignore = "skipped: mounting the disk needs root")]
+fn regression_a_killed_server_leaves_its_failed_sync_to_the_next() {
+    on_a_disk(|world, disk| {
+        disk.begin_record();
+        let script = "echo up; await begin
+echo kept > kept; sync kept; echo begun
+await losing
+echo first > first; try sync first; echo failed
+await end";
+        let mut told = Told::start(world, &[], script);
+        told.go_on("begin", "begun");
+        disk.lose_next_sync();
+        told.go_on("losing", "failed");
+        assert!(told.out().contains("Input/output error"), "{}", told.out());
+        let server = Pid::from_raw(server_pid(world, "s")).unwrap();
+        kill_process(server, Signal::KILL).unwrap();
+        let _ = told.end("end");
+        let script = "cat first; echo up; await well
+echo second > second; sync second; echo promised
+await end-again";
+        let mut told = Told::start(world, &[], script);
+        told.go_on("well", "promised");
+        let events = disk.end_record();
+        assert_eq!(told.end("end-again").code(), 0);
+        assert!(events.iter().any(|e| matches!(e, Event::Lost { .. })));
+        let mut random = Random(62);
         for number in 0..8 {
             let project = world.dir.join(format!("image{number}"));
             fs::create_dir_all(project.join(".agentfs")).unwrap();

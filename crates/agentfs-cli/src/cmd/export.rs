@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
+use agentfs_sqlite::DatabaseFiles;
 use anyhow::{Context as _, Result, bail};
 
 use crate::args::ExportArgs;
@@ -53,7 +54,9 @@ pub(crate) fn export(args: &ExportArgs) -> Result<u8> {
 fn may_be_written(file: &Path, session: &Path, force: bool) -> Result<Option<Claim>> {
     let there = match fs::symlink_metadata(file) {
         Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return nothing_beside(file, force).map(|()| None);
+        }
         Err(error) => {
             return Err(error).with_context(|| format!("{} cannot be written", output::path(file)));
         }
@@ -91,4 +94,17 @@ fn may_be_written(file: &Path, session: &Path, force: bool) -> Result<Option<Cla
         );
     }
     Ok(claim)
+}
+
+/// What is left of a database that was at that place would be laid over the copy.
+fn nothing_beside(file: &Path, force: bool) -> Result<()> {
+    let files = DatabaseFiles::of(file);
+    let left = files.companions().into_iter().find(|path| path.exists());
+    match left {
+        Some(left) if !force => bail!(
+            "{} is left of another database and would be taken for the copy's: remove it, or use --force",
+            output::path(left)
+        ),
+        _ => Ok(()),
+    }
 }

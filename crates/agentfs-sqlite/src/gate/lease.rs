@@ -24,7 +24,8 @@ impl Lease<'_> {
                 .as_ref()
                 .ok_or_else(|| StorageError::Io("no connection".into()))?;
             return f(conn).map_err(|error| {
-                self.failed.set(error != StorageError::Busy);
+                self.failed
+                    .set(self.failed.get() || error != StorageError::Busy);
                 refined(error, conn)
             });
         }

@@ -1,0 +1,94 @@
+//! What only shows between two steps of the gate: others come in from other
+//! processes, as `sqlite3`, at just that moment.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::*;
+
+struct Place {
+    dir: tempfile::TempDir,
+    gate: Gate,
+}
+
+impl Place {
+    /// A database with the row 1.
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.db");
+        let file = File::create_new(&path).unwrap();
+        drop(file);
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        let gate = Gate::new(DatabaseFiles::of(&path), file, Access::ReadWrite);
+        let place = Self { dir, gate };
+        place.write("CREATE TABLE t (x); INSERT INTO t VALUES (1)");
+        place
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("s.db")
+    }
+
+    fn write(&self, sql: &str) {
+        let lease = self.gate.enter(Purpose::Write).unwrap();
+        lease.query(|conn| execute(conn, sql)).unwrap();
+    }
+}
+
+fn execute(conn: &Connection, sql: &str) -> Result<(), StorageError> {
+    conn.execute_batch(sql)
+        .map_err(|e| crate::error::storage_error(&e))
+}
+
+/// A program that closes, and removes the companions when it is the last.
+fn sqlite3(path: &Path, sql: &str) -> String {
+    let output = Command::new("sqlite3").arg(path).arg(sql).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A program that is killed when its answer has come.
+fn sqlite3_killed(path: &Path, sql: &str) {
+    let mut child = Command::new("sqlite3")
+        .arg(path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    writeln!(input, "{sql}; SELECT 'done';").unwrap();
+    let mut line = String::new();
+    let mut output = std::io::BufReader::new(child.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut output, &mut line).unwrap();
+    assert_eq!(line, "done\n");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// Another one closed last and removed the companions, and a third has begun them
+/// anew and rests, without a lock.
+#[test]
+fn regression_closing_does_not_remove_a_log_that_it_has_not_seen() {
+    let place = Place::new();
+    place.gate.fold().unwrap();
+    sqlite3(&place.path(), "INSERT INTO t VALUES (2)");
+    sqlite3_killed(&place.path(), "INSERT INTO t VALUES (3)");
+    place.gate.end().unwrap();
+    assert_eq!(sqlite3(&place.path(), "SELECT x FROM t"), "1\n2\n3\n");
+}
+
+#[test]
+fn a_log_removed_by_hand_is_not_passed_over_in_silence() {
+    let place = Place::new();
+    place.gate.sync_wal().unwrap();
+    let lease = place.gate.enter(Purpose::Write).unwrap();
+    lease
+        .query(|conn| execute(conn, "INSERT INTO t VALUES (2)"))
+        .unwrap();
+    std::fs::remove_file(&place.gate.paths().wal).unwrap();
+    drop(lease);
+    let refused = place.gate.sync_wal().unwrap_err();
+    assert!(refused.to_string().contains("removed"), "{refused}");
+    place.gate.sync_wal().unwrap();
+}

@@ -438,11 +438,13 @@ impl Gate {
         self.end()
     }
 
+    /// The first step; others may come in before the second.
     fn fold(&self) -> Result<(), StorageError> {
         self.enter(Purpose::Write)?
             .query(connection::checkpoint_truncate)
     }
 
+    /// The second: gives all up, also where others have written since the first.
     fn end(&self) -> Result<(), StorageError> {
         let mut inner = self.inner.lock();
         if inner.leases > 0 {

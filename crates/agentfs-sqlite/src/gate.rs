@@ -270,6 +270,7 @@ impl Gate {
             // Others wrote. What our connections know is stale: close them all,
             // which also drops the locks, and begin anew.
             self.changes.fetch_add(1, Ordering::AcqRel);
+            self.note_removal(&open.files);
             let Open {
                 writer,
                 readers,

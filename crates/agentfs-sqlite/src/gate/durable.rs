@@ -58,7 +58,8 @@ impl Gate {
         self.database.sync_data()
     }
 
-    /// Takes note that the files have been removed, when that lost anything.
+    /// Takes note that the `-wal` has been removed, when that lost anything: SQLite
+    /// folds it first, and says so in the `-shm`.
     pub(super) fn note_removal(&self, files: &Files) {
         let left = wal::fill_of(&files.wal, &files.shm).unfolded_bytes;
         if !is_linked(&files.wal) && left > 0 {

@@ -82,13 +82,32 @@ fn regression_closing_does_not_remove_a_log_that_it_has_not_seen() {
 fn a_log_removed_by_hand_is_not_passed_over_in_silence() {
     let place = Place::new();
     place.gate.sync_wal().unwrap();
+    let lost = || {
+        let refused = place.gate.sync_wal().unwrap_err();
+        assert!(refused.to_string().contains("removed"), "{refused}");
+        place.gate.sync_wal().unwrap();
+    };
+    // While it is in use.
     let lease = place.gate.enter(Purpose::Write).unwrap();
     lease
-        .query(|conn| execute(conn, "INSERT INTO t VALUES (2)"))
+        .query(|conn| execute(conn, "CREATE TABLE IF NOT EXISTS other (x)"))
         .unwrap();
     std::fs::remove_file(&place.gate.paths().wal).unwrap();
     drop(lease);
-    let refused = place.gate.sync_wal().unwrap_err();
-    assert!(refused.to_string().contains("removed"), "{refused}");
+    lost();
+    // And at rest.
+    place.write("CREATE TABLE another (x)");
+    std::fs::remove_file(&place.gate.paths().wal).unwrap();
+    drop(place.gate.enter(Purpose::Read).unwrap());
+    lost();
+}
+
+#[test]
+fn a_log_that_another_program_folded_and_removed_is_nothing_lost() {
+    let place = Place::new();
+    place.write("INSERT INTO t VALUES (2)");
+    sqlite3(&place.path(), "INSERT INTO t VALUES (3)");
+    assert!(!place.gate.paths().wal.exists());
+    drop(place.gate.enter(Purpose::Read).unwrap());
     place.gate.sync_wal().unwrap();
 }

@@ -273,7 +273,6 @@ impl Start<'_> {
             version: VERSION,
             session: self.req.session.clone(),
             db: self.db.to_owned().into(),
-            db_id: self.id,
             base: self.base.to_owned().into(),
             home: home().map(Into::into),
             runtime: lock.directory.clone().into(),

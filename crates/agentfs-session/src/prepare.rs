@@ -149,7 +149,7 @@ pub(crate) fn real_database_path(db: &Path) -> Result<PathBuf, SessionError> {
 
 /// Takes back the database that was made for a session that could not be started.
 pub(crate) fn remove_unused(id: DbId, db: &Path) {
-    // Nor a mount, which has no socket, may have it.
+    // A mount has no socket, but the lock.
     if let Ok(_lock) = StartLock::take(id)
         && runtime::find(id).is_none()
         && runtime::db_id(db).is_ok_and(|now| now == id)
@@ -198,15 +198,12 @@ fn create_database(db: &Path) -> Result<bool, SessionError> {
             Err(error) => Err(error.to_string()),
         }
     });
-    match (&published, db.parent()) {
+    if matches!(published, Ok(true)) {
         // Its name, too, is to outlast a power failure, where the file system can say.
-        (Ok(true), Some(directory)) => {
-            let _ = fs::File::open(directory).and_then(|directory| directory.sync_all());
-        }
-        (Ok(true), None) => {}
-        _ => {
-            let _ = fs::remove_file(&new);
-        }
+        let directory = db.parent().unwrap_or(Path::new("/"));
+        let _ = fs::File::open(directory).and_then(|directory| directory.sync_all());
+    } else {
+        let _ = fs::remove_file(&new);
     }
     published.map_err(|reason| SessionError::DatabaseUnreachable {
         db: db.to_owned(),

@@ -50,8 +50,6 @@ pub(crate) struct StartConfig {
     pub(crate) version: u32,
     pub(crate) session: SessionName,
     pub(crate) db: AnyPath,
-    /// Device and inode of the database: its identity.
-    pub(crate) db_id: (u64, u64),
     pub(crate) base: AnyPath,
     pub(crate) home: Option<AnyPath>,
     /// Directory of this session's socket, log and info.

@@ -14,7 +14,7 @@ use agentfs_core::{Ino, LowerPath, Name, Overlay, OverlayConfig, Owner, StorageE
 use agentfs_fuse::{DirInterest, FuseConfig, KnownIds, Notifier, Pairing, Server};
 use agentfs_hostdir::{BaseChange, BaseWatcher, EntryChange, HostClock, HostDir, WatchState};
 
-use agentfs_sqlite::{Database, DatabaseFiles, OpenOptions, SqliteStorage};
+use agentfs_sqlite::{Database, DatabaseFiles, OpenOptions, SqliteStorage, clear_place};
 use parking_lot::Mutex;
 
 use crate::db_watch::DbWatcher;
@@ -254,20 +254,15 @@ impl View {
         }
     }
 
-    /// Whether the database has been removed: then nothing is to be kept.
-    pub(crate) fn is_removed(&self) -> bool {
-        self.database.is_removed()
-    }
-
     /// After the namespace of the mounts has ended: waits until they are gone,
-    /// commits and closes. With `discard`, the database has been removed and
-    /// nothing of it is touched any more.
+    /// commits and closes. Where the database has been removed, nothing is kept.
     ///
     /// # Errors
     /// A sentence that says what has been lost.
-    pub(crate) fn finish(self, discard: bool) -> Result<(), String> {
+    pub(crate) fn finish(self) -> Result<(), String> {
         let Self {
             database,
+            db,
             served,
             watcher,
             ..
@@ -292,10 +287,12 @@ impl View {
                 tracing::warn!("a mount ended with an error: {error}");
             }
         }
-        if discard {
+        if database.is_removed() {
+            tracing::info!("the database has been removed: nothing is kept");
             // Closing would remove the -wal by its name, which may be that of
-            // a new database by now.
+            // a new database by now. This looks first whether there is one.
             std::mem::forget(database);
+            let _ = clear_place(&db);
             return Ok(());
         }
         // An SDK locks the whole file for as long as it has it open. What is

@@ -15,7 +15,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
-use agentfs_sqlite::clear_place;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
 
@@ -177,7 +176,7 @@ impl Server {
             Ok(built) => built,
             Err(error) => {
                 kill_holder(pid);
-                let _ = view.finish(false);
+                let _ = view.finish();
                 return Err(error);
             }
         };
@@ -311,16 +310,7 @@ impl Server {
         // Kills everything inside and removes the mounts with the namespace.
         self.holder.namespaces.clear();
         kill_holder(self.holder.pid);
-        let discard = self.view.is_removed();
-        if discard {
-            tracing::info!("the database has been removed: nothing is kept");
-        }
-        let result = self.view.finish(discard);
-        if discard {
-            // Its companions; not of a new one that has taken its name meanwhile.
-            let _ = clear_place(&PathBuf::from(self.config.db.clone()));
-        }
-        let code = match result {
+        let code = match self.view.finish() {
             Ok(()) => ExitCode::SUCCESS,
             Err(reason) => {
                 tracing::error!("{reason}");

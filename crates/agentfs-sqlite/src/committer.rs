@@ -354,39 +354,40 @@ fn write_batch(shared: &Shared, batch: &Delta, keep_room: bool) -> Result<Writte
     if lease.is_fresh() {
         shared.data_version.store(0, Ordering::Relaxed);
     }
-    let fits = Cell::new(true);
+    let external = Cell::new(false);
     let result = lease.query(|conn| {
         wal::transaction(&shared.gate, conn, || {
             // A connection opened anew has been told of by the gate.
-            let external = shared.note_data_version(conn)? || shared.has_external_change();
-            if external {
-                fits.set(false);
+            external.set(shared.note_data_version(conn)? || shared.has_external_change());
+            if external.get() {
                 shared.drop_clean_state();
             }
             let context = Context {
                 view_sql: shared.sql(Volume::View),
                 home_sql: shared.sql(Volume::Home),
-                reconcile: external,
+                reconcile: external.get(),
                 reserve: shared.wants_inodes(),
             };
             let outcome = apply::apply(conn, batch, &context)?;
             if keep_room {
                 wal::keep_room(&shared.gate);
             }
-            Ok((external, outcome))
+            Ok(outcome)
         })
     });
     match result {
-        Ok((reconciled, Outcome { reserved })) => {
+        Ok(Outcome { reserved }) => {
             if let Some(range) = reserved {
                 shared.add_inodes(range);
             }
-            Ok(Written { reconciled })
+            Ok(Written {
+                reconciled: external.get(),
+            })
         }
         // The lease rolls back what is left of the transaction. The next attempt, too,
         // has to fit the batch to what others wrote.
         Err(error) => {
-            if !fits.get() {
+            if external.get() {
                 shared.unreconciled.store(true, Ordering::Release);
             }
             Err(error)

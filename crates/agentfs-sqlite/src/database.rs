@@ -7,7 +7,6 @@
 //! numbers, mailbox), which are held for a few instructions.
 
 use std::fs::{File, TryLockError};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
@@ -27,6 +26,7 @@ use crate::open::{self, OpenOptions, Opened};
 use crate::rows;
 use crate::shared::Shared;
 use crate::sql::{self, VolumeSql};
+use crate::stamp;
 use crate::txn::Txn;
 use crate::wal;
 
@@ -166,8 +166,7 @@ impl Database {
     /// been moved, or has another name.
     #[must_use]
     pub fn is_removed(&self) -> bool {
-        let file = self.shared().gate.database().metadata();
-        file.is_ok_and(|file| file.nlink() == 0)
+        stamp::is_removed(self.shared().gate.database())
     }
 
     /// Sets what is called, on the committer thread, after another program wrote

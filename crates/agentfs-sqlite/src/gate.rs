@@ -49,7 +49,7 @@ use rusqlite::Connection;
 use crate::connection::{self, Access};
 use crate::error::io_error;
 use crate::files::DatabaseFiles;
-use crate::stamp::Stamp;
+use crate::stamp::{self, Stamp};
 use crate::sys::{self, DATABASE_SHARED, SHM_IN_USE};
 
 /// How long another SQLite process may keep its short exclusive locks (closing,
@@ -330,14 +330,8 @@ impl Gate {
 
     /// Whether the path still leads to the file that was opened.
     pub(crate) fn is_in_place(&self) -> bool {
-        use std::os::unix::fs::MetadataExt;
-        match (
-            self.database.metadata(),
-            std::fs::metadata(&self.paths.database),
-        ) {
-            (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
-            _ => false,
-        }
+        let there = std::fs::metadata(&self.paths.database);
+        stamp::is_same(self.database.metadata(), there)
     }
 
     /// Tries for the database lock. An SDK holds the whole file and for long;

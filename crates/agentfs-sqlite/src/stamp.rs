@@ -57,6 +57,20 @@ impl FileStamp {
     }
 }
 
+/// Whether an open file has been removed, or replaced by another: not when it has only
+/// been moved, or has another name.
+pub(crate) fn is_removed(file: &File) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
+}
+
+/// Whether both are there and one file.
+pub(crate) fn is_same(one: io::Result<Metadata>, other: io::Result<Metadata>) -> bool {
+    match (one, other) {
+        (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
+        _ => false,
+    }
+}
+
 impl Stamp {
     /// Equal to no state of real files.
     pub(crate) fn none() -> Self {

@@ -4,11 +4,12 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use agentfs_tests::World;
 use agentfs_tests::disk::Event;
-use agentfs_tests::power::{Random, Syncs, image, restore};
-
+use agentfs_tests::power::{Image, Random, Syncs, image, restore};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Told, check_afterwards, on_a_disk};
@@ -84,6 +85,31 @@ await end";
     }
 }
 
+/// A project whose database is what a power failure left.
+fn restored(world: &World, number: usize, image: &Image) -> PathBuf {
+    let project = world.dir.join(format!("image{number}"));
+    let holder = project.join(".agentfs");
+    fs::create_dir_all(&holder).unwrap();
+    restore(image, &holder);
+    world.own(&project);
+    project
+}
+
+/// Whatever a power failure after these leaves, the three files are in it.
+fn all_is_on_the_disk(world: &World, events: &[Event], seed: u64) {
+    assert!(events.iter().any(|e| matches!(e, Event::Lost { .. })));
+    let mut random = Random(seed);
+    for number in 0..8 {
+        let project = restored(world, number, &image(events, Syncs::Kept, &mut random));
+        let inside = |args: &[&str]| world.agentfs(args).dir(&project).finish().ok().out();
+        inside(&["check", "s"]);
+        for name in ["kept", "first", "second"] {
+            let content = inside(&["fs", "cat", "s", &format!("/{name}")]);
+            assert_eq!(content, format!("{name}\n"), "image {number}");
+        }
+    }
+}
+
 /// The kernel tells of what it could not write once; the sync after that succeeds, and
 /// says nothing.
 #[test]
@@ -113,21 +139,7 @@ fn regression_a_sync_after_a_failed_one_has_it_all_on_the_disk() {
         assert_eq!(out.matches("syncing").count(), 1, "only the first: {out}");
         let events = disk.end_record();
         assert_eq!(told.end("end").code(), 0);
-        assert!(events.iter().any(|e| matches!(e, Event::Lost { .. })));
-        let mut random = Random(61);
-        for number in 0..8 {
-            let project = world.dir.join(format!("image{number}"));
-            fs::create_dir_all(project.join(".agentfs")).unwrap();
-            let image = image(&events, Syncs::Kept, &mut random);
-            restore(&image, &project.join(".agentfs"));
-            world.own(&project);
-            let inside = |args: &[&str]| world.agentfs(args).dir(&project).finish().ok().out();
-            inside(&["check", "s"]);
-            for name in ["kept", "first", "second"] {
-                let content = inside(&["fs", "cat", "s", &format!("/{name}")]);
-                assert_eq!(content, format!("{name}\n"), "image {number}");
-            }
-        }
+        all_is_on_the_disk(world, &events, 61);
     });
 }
 
@@ -157,21 +169,7 @@ await end-again";
         told.go_on("well", "promised");
         let events = disk.end_record();
         assert_eq!(told.end("end-again").code(), 0);
-        assert!(events.iter().any(|e| matches!(e, Event::Lost { .. })));
-        let mut random = Random(62);
-        for number in 0..8 {
-            let project = world.dir.join(format!("image{number}"));
-            fs::create_dir_all(project.join(".agentfs")).unwrap();
-            let image = image(&events, Syncs::Kept, &mut random);
-            restore(&image, &project.join(".agentfs"));
-            world.own(&project);
-            let inside = |args: &[&str]| world.agentfs(args).dir(&project).finish().ok().out();
-            inside(&["check", "s"]);
-            for name in ["kept", "first", "second"] {
-                let content = inside(&["fs", "cat", "s", &format!("/{name}")]);
-                assert_eq!(content, format!("{name}\n"), "image {number}");
-            }
-        }
+        all_is_on_the_disk(world, &events, 62);
     });
 }
 
@@ -210,11 +208,8 @@ fn a_power_failure_under_a_session_leaves_what_was_synced() {
             };
             let promised = promises.iter().filter(|(count, _)| *count <= at);
             let promised: usize = promised.map(|(_, last)| *last).max().unwrap_or(0);
-            let project = world.dir.join(format!("image{number}"));
-            fs::create_dir_all(project.join(".agentfs")).unwrap();
             let image = image(&events[..at], Syncs::Kept, &mut random);
-            restore(&image, &project.join(".agentfs"));
-            world.own(&project);
+            let project = restored(world, number, &image);
             if !image.contains_key(OsStr::new("s.db")) {
                 assert_eq!(promised, 0, "event {at}: there is no database");
                 continue;

@@ -55,7 +55,10 @@ fn may_be_written(file: &Path, session: &Path, force: bool) -> Result<Option<Cla
     let there = match fs::symlink_metadata(file) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return nothing_beside(file, force).map(|()| None);
+            if !force {
+                nothing_beside(file)?;
+            }
+            return Ok(None);
         }
         Err(error) => {
             return Err(error).with_context(|| format!("{} cannot be written", output::path(file)));
@@ -97,14 +100,13 @@ fn may_be_written(file: &Path, session: &Path, force: bool) -> Result<Option<Cla
 }
 
 /// What is left of a database that was at that place would be laid over the copy.
-fn nothing_beside(file: &Path, force: bool) -> Result<()> {
+fn nothing_beside(file: &Path) -> Result<()> {
     let files = DatabaseFiles::of(file);
-    let left = files.companions().into_iter().find(|path| path.exists());
-    match left {
-        Some(left) if !force => bail!(
+    if let Some(left) = files.companions().into_iter().find(|path| path.exists()) {
+        bail!(
             "{} is left of another database and would be taken for the copy's: remove it, or use --force",
             output::path(left)
-        ),
-        _ => Ok(()),
+        );
     }
+    Ok(())
 }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use agentfs_core::lower::MemoryLower;
 use agentfs_core::storage::MemoryStorage;
-use agentfs_core::{Ino, LowerLayer, LowerPath, Overlay, OverlayConfig, Owner};
+use agentfs_core::{Ino, LowerLayer, LowerPath, Overlay, OverlayConfig, Owner, Storage};
 use agentfs_fuse::{
     DirInterest, EntryChange, FuseConfig, MountOptions, Notifier, Server, Unchanging,
 };
@@ -60,12 +60,16 @@ fn without_writeback() {
 }
 
 fn overlay<L: LowerLayer>(lower: L) -> Arc<Overlay<MemoryStorage, L>> {
+    overlay_on(MemoryStorage::new(4096), lower)
+}
+
+fn overlay_on<S: Storage, L: LowerLayer>(storage: S, lower: L) -> Arc<Overlay<S, L>> {
     let config = OverlayConfig {
         clock: Arc::new(HostClock),
         hidden: Vec::new(),
         root_owner: Owner::default(),
     };
-    Arc::new(Overlay::open(MemoryStorage::new(4096), lower, config).unwrap())
+    Arc::new(Overlay::open(storage, lower, config).unwrap())
 }
 
 /// A mounted view, unmounted when dropped. Dereferences to its path.

@@ -11,15 +11,12 @@ use std::time::Duration;
 use agentfs_core::lower::{LowerAttr, LowerDirEntry, LowerFile, MemoryLower};
 use agentfs_core::storage::{MemoryStorage, ReadTxn, SyncDone, WriteTxn};
 use agentfs_core::types::FsStats;
-use agentfs_core::{
-    LowerError, LowerLayer, LowerPath, Overlay, OverlayConfig, Owner, Storage, StorageError,
-};
+use agentfs_core::{LowerError, LowerLayer, LowerPath, Storage, StorageError};
 use agentfs_fuse::{FuseConfig, MountOptions, Unchanging, mount_data, serve};
-use agentfs_hostdir::HostClock;
 use rustix::fs::FlockOperation;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-use crate::{View, errno, host_view, memory_view, overlay, skip};
+use crate::{View, errno, host_view, memory_view, overlay, overlay_on, skip};
 
 #[test]
 fn a_mount_made_by_hand_is_served() {
@@ -356,13 +353,7 @@ fn fsync_of_a_base_file_that_was_only_read_reaches_the_storage() {
     }
     let base = MemoryLower::new();
     base.file("f", 0o644, "content").unwrap();
-    let config = OverlayConfig {
-        clock: Arc::new(HostClock),
-        hidden: Vec::new(),
-        root_owner: Owner::default(),
-    };
-    let storage = Unsynced(MemoryStorage::new(4096));
-    let overlay = Arc::new(Overlay::open(storage, base, config).unwrap());
+    let overlay = overlay_on(Unsynced(MemoryStorage::new(4096)), base);
     let place = tempfile::tempdir().unwrap();
     let options = MountOptions { allow_other: true };
     let config = FuseConfig::new(Arc::new(Unchanging));

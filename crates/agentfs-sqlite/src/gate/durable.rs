@@ -5,13 +5,13 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::Ordering;
 
 use agentfs_core::StorageError;
 
 use super::{Files, Gate};
 use crate::error::io_error;
+use crate::stamp;
 use crate::sys;
 use crate::wal;
 
@@ -38,7 +38,7 @@ impl Gate {
             wal.transpose().map_err(|e| io_error(&e))?
         };
         let synced = match wal {
-            Some(wal) if is_linked(&wal) => wal.sync_data(),
+            Some(wal) if !stamp::is_removed(&wal) => wal.sync_data(),
             // With `synchronous` off, others move it and do not sync.
             _ => self.sync_by_path(),
         };
@@ -61,8 +61,11 @@ impl Gate {
     /// Takes note that the `-wal` has been removed, when that lost anything: SQLite
     /// folds it first, and says so in the `-shm`.
     pub(super) fn note_removal(&self, files: &Files) {
+        if !stamp::is_removed(&files.wal) {
+            return;
+        }
         let left = wal::fill_of(&files.wal, &files.shm).unfolded_bytes;
-        if !is_linked(&files.wal) && left > 0 {
+        if left > 0 {
             tracing::error!(
                 path = %self.paths.wal.display(),
                 left,
@@ -93,16 +96,10 @@ impl Files {
     /// Goes on with the descriptor of before where it is that of the same file: a sync
     /// that fails is told once to each.
     pub(super) fn keep_wal(&mut self, before: Option<File>) {
-        let identity = |file: &File| file.metadata().map(|m| (m.dev(), m.ino())).ok();
         if let Some(before) = before
-            && identity(&before).is_some()
-            && identity(&before) == identity(&self.wal)
+            && stamp::is_same(before.metadata(), self.wal.metadata())
         {
             self.wal = before;
         }
     }
-}
-
-fn is_linked(file: &File) -> bool {
-    file.metadata().is_ok_and(|metadata| metadata.nlink() > 0)
 }

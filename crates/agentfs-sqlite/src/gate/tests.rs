@@ -17,10 +17,9 @@ impl Place {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.db");
-        let file = File::create_new(&path).unwrap();
-        drop(file);
-        let file = File::options().read(true).write(true).open(&path).unwrap();
-        let gate = Gate::new(DatabaseFiles::of(&path), file, Access::ReadWrite);
+        let mut options = File::options();
+        let file = options.read(true).write(true).create_new(true).open(&path);
+        let gate = Gate::new(DatabaseFiles::of(&path), file.unwrap(), Access::ReadWrite);
         let place = Self { dir, gate };
         place.write("CREATE TABLE t (x); INSERT INTO t VALUES (1)");
         place

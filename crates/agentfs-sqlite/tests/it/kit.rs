@@ -8,7 +8,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use agentfs_core::storage::{InodeRow, ReadTxn, Storage};
 use agentfs_core::{FileKind, Ino, LowerPath, Name, StorageError, Timestamp};
-use agentfs_sqlite::{Database, OpenOptions};
+use agentfs_sqlite::{Database, DatabaseFiles, OpenOptions};
 
 pub(crate) struct Dir {
     dir: tempfile::TempDir,
@@ -63,9 +63,7 @@ impl Dir {
 
 /// The `-wal` beside a database.
 pub(crate) fn wal_of(database: &Path) -> PathBuf {
-    let mut wal = database.as_os_str().to_owned();
-    wal.push("-wal");
-    wal.into()
+    DatabaseFiles::of(database).wal
 }
 
 /// A `sqlite3` that stays, as [`Dir::sqlite3`], and goes when it is dropped.

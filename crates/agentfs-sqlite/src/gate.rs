@@ -13,7 +13,7 @@
 //! gate gives SQLite's two locks back when the last lease ends and takes them
 //! again before the next begins. In between anyone may open, write, checkpoint
 //! or delete the `-wal` and `-shm`. On taking the locks again the gate compares
-//! the files with what it left ([`Stamp`]): when they are as left, the open
+//! the files with what it left ([`Left`]): when they are as left, the open
 //! connections, their caches and their mapping of the `-shm` are current; when
 //! not, all connections are closed (without a checkpoint: theirs may be stale)
 //! and opened anew, which makes SQLite rebuild the `-shm` from the `-wal` unless
@@ -49,7 +49,7 @@ use rusqlite::Connection;
 use crate::connection::{self, Access};
 use crate::error::io_error;
 use crate::files::DatabaseFiles;
-use crate::stamp::{self, Stamp};
+use crate::stamp::{self, Left, Stamp};
 use crate::sys::{self, DATABASE_SHARED, SHM_IN_USE};
 
 /// How long another SQLite process may keep its short exclusive locks (closing,
@@ -104,8 +104,8 @@ struct Open {
     writer: Option<Connection>,
     readers: Vec<Connection>,
     files: Files,
-    /// The files as the last lease left them.
-    stamp: Stamp,
+    /// The files as the last lease left them; none when that could not be seen.
+    left: Option<Left>,
 }
 
 #[derive(Debug)]
@@ -260,9 +260,7 @@ impl Gate {
         if let Some(open) = inner.open.take() {
             // Locked before it is looked at: whoever finds it free cuts it.
             let locked = self.lock_shm(&open.files.shm)?;
-            let now = Stamp::of(&self.database, &open.files.wal, &open.files.shm)
-                .map_err(|e| io_error(&e))?;
-            if locked && now == open.stamp {
+            if locked && self.is_as_left(&open) {
                 inner.open = Some(open);
                 inner.mode = Mode::Shared;
                 return Ok(());
@@ -314,7 +312,6 @@ impl Gate {
             })
         })()
         .map_err(|e| io_error(&e))?;
-        let stamp = Stamp::of(&self.database, &files.wal, &files.shm).map_err(|e| io_error(&e))?;
         let (writer, readers) = if read_write {
             (Some(conn), Vec::new())
         } else {
@@ -324,8 +321,16 @@ impl Gate {
             writer,
             readers,
             files,
-            stamp,
+            // While it is in use it is not looked at.
+            left: None,
         })
+    }
+
+    /// Whether nobody has written since the last lease ended; `false` also when that
+    /// cannot be told.
+    fn is_as_left(&self, open: &Open) -> bool {
+        let now = Left::of(&self.database, &open.files.wal, &open.files.shm);
+        matches!((&open.left, now), (Some(left), Ok(now)) if left.is_still(&now))
     }
 
     /// Whether the path still leads to the file that was opened.
@@ -368,12 +373,10 @@ impl Gate {
         if inner.mode == Mode::Shared
             && let Some(open) = &mut inner.open
         {
-            let stamp = Stamp::of(&self.database, &open.files.wal, &open.files.shm);
-            // What cannot be compared with later will differ.
-            open.stamp = stamp.unwrap_or_else(|_| Stamp::none());
+            open.left = Left::of(&self.database, &open.files.wal, &open.files.shm).ok();
             sys::unlock(&open.files.shm, SHM_IN_USE);
             sys::unlock(&self.database, DATABASE_SHARED);
-            if open.stamp.tells_of_deletion() {
+            if open.left.is_some_and(|left| left.tells_of_deletion()) {
                 // No program that keeps to SQLite's locks could while we held them: a
                 // change of the journal mode of our own, which folds first, or
                 // somebody's hand. Our descriptors are of no use.
@@ -396,10 +399,7 @@ impl Gate {
     pub(crate) fn looks_changed(&self) -> bool {
         let inner = self.inner.lock();
         match (&inner.open, inner.mode) {
-            (Some(open), Mode::Rest | Mode::Snapshot) => {
-                Stamp::of(&self.database, &open.files.wal, &open.files.shm)
-                    .map_or(true, |now| now != open.stamp)
-            }
+            (Some(open), Mode::Rest | Mode::Snapshot) => !self.is_as_left(open),
             _ => false,
         }
     }

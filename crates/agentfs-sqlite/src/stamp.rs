@@ -7,60 +7,91 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Identity, size and times of the files of a database. Two equal stamps, the
-/// second taken while nobody else may write, mean that nobody has written:
-/// every engine appends to the `-wal` or starts it anew, and either shows.
+use rustix::fs::{AtFlags, StatxFlags};
+
+use crate::wal::Mark;
+
+/// The files as the last of our uses left them. What is found when nobody else may
+/// write, and [is as they were left](Left::is_still), shows that nobody has written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Left {
+    database: FileStamp,
+    wal: Look,
+    /// Its identity, and its size: a shorter one has been started anew, and what is
+    /// mapped of it beyond its end must not be touched.
+    shm: Look,
+    mark: Mark,
+}
+
+/// Identity, size and times of the database and the `-wal` beside it, for whoever reads
+/// them without a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     database: Option<FileStamp>,
     wal: Option<FileStamp>,
-    /// The content of the `-shm` changes all the time; its identity counts, and
-    /// its size: a shorter one has been started anew, and what is mapped of it
-    /// beyond its end must not be touched.
-    shm: Option<(Identity, u64)>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Identity {
-    dev: u64,
-    ino: u64,
-    /// 0 once the file has been deleted or replaced.
-    nlink: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FileStamp {
-    identity: Identity,
-    size: u64,
+    look: Look,
     /// Not the ctime: SQLite, run by root, sets the owner of a `-wal` whenever it
     /// opens it.
     mtime: (i64, i64),
 }
 
-impl Identity {
-    fn of(m: &Metadata) -> Self {
-        Self {
-            dev: m.dev(),
-            ino: m.ino(),
-            nlink: m.nlink().min(1),
-        }
+/// What can be asked of a file without asking for its times.
+///
+/// From Linux 6.13 on, the first write after such a question gives the file a new time,
+/// down to the nanosecond, and a sync may have to write the inode for that: 100 us more
+/// for each, on ext4 without a journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Look {
+    dev: (u32, u32),
+    ino: u64,
+    is_removed: bool,
+    size_bytes: u64,
+}
+
+impl Look {
+    fn at(file: &File) -> io::Result<Self> {
+        let asked = StatxFlags::INO | StatxFlags::NLINK | StatxFlags::SIZE;
+        let answer = rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, asked)?;
+        Ok(Self {
+            dev: (answer.stx_dev_major, answer.stx_dev_minor),
+            ino: answer.stx_ino,
+            is_removed: answer.stx_nlink == 0,
+            size_bytes: answer.stx_size,
+        })
     }
 }
 
 impl FileStamp {
     fn of(m: &Metadata) -> Self {
+        let dev = m.dev();
         Self {
-            identity: Identity::of(m),
-            size: m.size(),
+            look: Look {
+                dev: (rustix::fs::major(dev), rustix::fs::minor(dev)),
+                ino: m.ino(),
+                is_removed: m.nlink() == 0,
+                size_bytes: m.size(),
+            },
             mtime: (m.mtime(), m.mtime_nsec()),
         }
     }
 }
 
+/// The size of an open file.
+///
+/// # Errors
+/// The host's.
+pub(crate) fn size_bytes(file: &File) -> io::Result<u64> {
+    Ok(Look::at(file)?.size_bytes)
+}
+
 /// Whether an open file has been removed, or replaced by another: not when it has only
 /// been moved, or has another name.
 pub(crate) fn is_removed(file: &File) -> bool {
-    file.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
+    Look::at(file).is_ok_and(|look| look.is_removed)
 }
 
 /// Whether both are there and one file.
@@ -71,40 +102,48 @@ pub(crate) fn is_same(one: io::Result<Metadata>, other: io::Result<Metadata>) ->
     }
 }
 
+impl Left {
+    /// Of open files.
+    ///
+    /// # Errors
+    /// The host's.
+    pub(crate) fn of(database: &File, wal: &File, shm: &File) -> io::Result<Self> {
+        Ok(Self {
+            database: FileStamp::of(&database.metadata()?),
+            wal: Look::at(wal)?,
+            shm: Look::at(shm)?,
+            mark: Mark::of(wal, shm)?,
+        })
+    }
+
+    /// Whether nobody has written between this and `now`. `false` also when that
+    /// cannot be told.
+    pub(crate) fn is_still(&self, now: &Self) -> bool {
+        self.database == now.database
+            && self.wal == now.wal
+            && self.shm == now.shm
+            && self.mark.is_still(&now.mark)
+    }
+
+    /// Whether one of the files has been deleted or replaced.
+    pub(crate) fn tells_of_deletion(&self) -> bool {
+        self.database.look.is_removed || self.wal.is_removed || self.shm.is_removed
+    }
+}
+
 impl Stamp {
     /// Equal to no state of real files.
     pub(crate) fn none() -> Self {
         Self {
             database: None,
             wal: None,
-            shm: None,
         }
     }
 
-    /// Whether one of the files has been deleted or replaced.
-    pub(crate) fn tells_of_deletion(&self) -> bool {
-        let files = [
-            self.database.map(|f| f.identity),
-            self.wal.map(|f| f.identity),
-            self.shm.map(|(identity, _)| identity),
-        ];
-        files
-            .into_iter()
-            .flatten()
-            .any(|identity| identity.nlink == 0)
-    }
-
-    /// Of open files.
-    pub(crate) fn of(database: &File, wal: &File, shm: &File) -> io::Result<Self> {
-        let shm = shm.metadata()?;
-        Ok(Self {
-            database: Some(FileStamp::of(&database.metadata()?)),
-            wal: Some(FileStamp::of(&wal.metadata()?)),
-            shm: Some((Identity::of(&shm), shm.len())),
-        })
-    }
-
     /// Of the open database and whatever `-wal` lies beside it now.
+    ///
+    /// # Errors
+    /// The host's.
     pub(crate) fn at_paths(database: &File, wal: &Path) -> io::Result<Self> {
         let wal = match std::fs::metadata(wal) {
             Ok(metadata) => Some(FileStamp::of(&metadata)),
@@ -114,7 +153,6 @@ impl Stamp {
         Ok(Self {
             database: Some(FileStamp::of(&database.metadata()?)),
             wal,
-            shm: None,
         })
     }
 }

@@ -12,6 +12,7 @@
 //! SQLite does.
 
 mod gather;
+mod mark;
 mod mend;
 mod room;
 pub(crate) mod vfs;
@@ -26,13 +27,17 @@ use crate::error::{io_error, storage_error};
 use crate::gate::{Gate, Purpose};
 use crate::shared::Shared;
 use crate::sql;
+use crate::stamp;
+
+pub(crate) use mark::Mark;
 
 /// Whether the open transaction is the first in its `-wal`: nobody else can write to
 /// it now. What cannot be told counts as a beginning, and so does what a fold beside has
 /// just ended before; neither does harm.
 fn begins(gate: &Gate) -> bool {
     let holds_frames = gate.with_wal(|wal, shm| {
-        wal.metadata().is_ok_and(|wal| wal.len() > 0) && matches!(room::is_folded(shm), Ok(false))
+        stamp::size_bytes(wal).is_ok_and(|size| size > 0)
+            && matches!(room::is_folded(shm), Ok(false))
     });
     holds_frames != Some(true)
 }

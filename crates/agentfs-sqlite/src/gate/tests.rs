@@ -33,6 +33,15 @@ impl Place {
         let lease = self.gate.enter(Purpose::Write).unwrap();
         lease.query(|conn| execute(conn, sql)).unwrap();
     }
+
+    fn number(&self, sql: &str) -> i64 {
+        let lease = self.gate.enter(Purpose::Read).unwrap();
+        let number = lease.query(|conn| {
+            conn.query_row(sql, [], |row| row.get(0))
+                .map_err(|e| crate::error::storage_error(&e))
+        });
+        number.unwrap()
+    }
 }
 
 fn execute(conn: &Connection, sql: &str) -> Result<(), StorageError> {
@@ -109,4 +118,56 @@ fn a_log_that_another_program_folded_and_removed_is_nothing_lost() {
     assert!(!place.gate.paths().wal.exists());
     drop(place.gate.enter(Purpose::Read).unwrap());
     place.gate.sync_wal().unwrap();
+}
+
+/// As before Linux 6.13 two writes within a tick of the clock do, and a clock set back.
+#[test]
+fn a_foreign_write_that_leaves_size_and_times_as_they_were_is_seen() {
+    let place = Place::new();
+    let wal = place.gate.paths().wal.clone();
+    // Old frames are left behind those that count: nothing grows.
+    for _ in 0..20 {
+        place.write("INSERT INTO t VALUES (2)");
+    }
+    place.write("PRAGMA wal_checkpoint(PASSIVE)");
+    place.write("DELETE FROM t WHERE x > 1");
+    for row in [3, 4] {
+        let before = std::fs::metadata(&wal).unwrap();
+        sqlite3_killed(&place.path(), &format!("INSERT INTO t VALUES ({row})"));
+        let changes = place.gate.changes();
+        let file = File::options().write(true).open(&wal).unwrap();
+        file.set_modified(before.modified().unwrap()).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), before.len());
+        assert!(place.gate.looks_changed());
+        let sum = place.number("SELECT sum(x) FROM t");
+        assert_eq!(sum, if row == 3 { 4 } else { 8 });
+        assert!(place.gate.changes() > changes);
+    }
+    // Looking is no change.
+    assert!(!place.gate.looks_changed());
+    let changes = place.gate.changes();
+    drop(place.gate.enter(Purpose::Read).unwrap());
+    assert_eq!(place.gate.changes(), changes);
+}
+
+/// The same transaction begun again writes the same first frame.
+#[test]
+fn what_another_program_began_and_left_is_not_held_against_later() {
+    let place = Place::new();
+    let wal = place.gate.paths().wal.clone();
+    assert!(!place.gate.looks_changed());
+    let frames = std::fs::read(&wal).unwrap();
+    // The last frame once more: of the salt that the header has, and not committed, as
+    // its checksum does not follow.
+    let page_size = place.number("PRAGMA page_size");
+    let begun = &frames[frames.len() - usize::try_from(page_size).unwrap() - 24..];
+    let mut file = File::options().append(true).open(&wal).unwrap();
+    file.write_all(begun).unwrap();
+    for _ in 0..2 {
+        assert!(place.gate.looks_changed());
+        drop(place.gate.enter(Purpose::Read).unwrap());
+    }
+    place.write("INSERT INTO t VALUES (2)");
+    assert!(!place.gate.looks_changed());
+    assert_eq!(sqlite3(&place.path(), "SELECT x FROM t"), "1\n2\n");
 }

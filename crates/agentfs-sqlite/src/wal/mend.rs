@@ -18,12 +18,8 @@ use std::os::unix::fs::FileExt;
 
 use super::room;
 
-/// SQLite's "WAL-mode File Format": the sizes of the two headers are in [`room`].
+/// SQLite's "WAL-mode File Format"; where the parts of the headers lie is in [`room`].
 const MAGIC: u32 = 0x377f_0682;
-const HEADER_SALT_AT: usize = 16;
-const HEADER_SUM_AT: usize = 24;
-const FRAME_SALT_AT: usize = 8;
-const FRAME_SUM_AT: usize = 16;
 
 /// Writes what is in use of `wal` to where it is, and has the next fold move all of
 /// it: of what an earlier one moved in part, the database may have lost something in
@@ -38,20 +34,20 @@ pub(super) fn write_anew(wal: &File, shm: &File) -> io::Result<()> {
     let mut header = [0; room::HEADER_BYTES];
     wal.read_exact_at(&mut header, 0)?;
     let mut sum = Checksum::new(&header)?;
-    sum.add(&header[..HEADER_SUM_AT]);
-    sum.expect(&header[HEADER_SUM_AT..])?;
+    sum.add(&header[..room::HEADER_SUM_AT]);
+    sum.expect(&header[room::HEADER_SUM_AT..])?;
     wal.write_all_at(&header, 0)?;
     let mut frame = vec![0; used.frame_bytes];
     for number in 0..used.frames {
         let at = used.start_of(number);
         wal.read_exact_at(&mut frame, at)?;
-        let salt = &frame[FRAME_SALT_AT..FRAME_SUM_AT];
-        if salt != &header[HEADER_SALT_AT..HEADER_SUM_AT] {
+        let salt = &frame[room::FRAME_SALT_AT..room::FRAME_SUM_AT];
+        if salt != &header[room::HEADER_SALT_AT..room::HEADER_SUM_AT] {
             return Err(lost());
         }
-        sum.add(&frame[..FRAME_SALT_AT]);
+        sum.add(&frame[..room::FRAME_SALT_AT]);
         sum.add(&frame[room::FRAME_HEADER_BYTES..]);
-        sum.expect(&frame[FRAME_SUM_AT..])?;
+        sum.expect(&frame[room::FRAME_SUM_AT..])?;
         wal.write_all_at(&frame, at)?;
     }
     if (sum.0, sum.1) != used.checksum {

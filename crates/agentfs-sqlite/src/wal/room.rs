@@ -15,14 +15,20 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use super::Fill;
+use crate::stamp;
 
 /// Zeros are written when less room than this is left.
 const LOW_BYTES: u64 = 256 << 10;
 /// How many are written then.
 const STEP_BYTES: usize = 1 << 20;
-/// SQLite's "WAL-mode File Format": the header of the `-wal`, and of a frame.
+/// SQLite's "WAL-mode File Format": the header of the `-wal`, and of a frame, and where
+/// in each the salt and, right behind it, the checksum lie.
 pub(super) const HEADER_BYTES: usize = 32;
+pub(super) const HEADER_SALT_AT: usize = 16;
+pub(super) const HEADER_SUM_AT: usize = 24;
 pub(super) const FRAME_HEADER_BYTES: usize = 24;
+pub(super) const FRAME_SALT_AT: usize = 8;
+pub(super) const FRAME_SUM_AT: usize = 16;
 /// The version that the header of a `-shm` begins with, and where in it the page
 /// size, the number of frames, the checksum of the last, and how many of them have
 /// been folded into the database lie.
@@ -39,7 +45,7 @@ const INDEX_HEADER_BYTES: usize = 100;
 /// # Errors
 /// The host's; there may then be fewer zeros.
 pub(super) fn keep(wal: &File, shm: &File) -> io::Result<()> {
-    let size = wal.metadata()?.len();
+    let size = stamp::size_bytes(wal)?;
     match used_bytes(shm)? {
         Some(end) if end <= size && size - end < LOW_BYTES => {
             wal.write_all_at(&vec![0; STEP_BYTES], size)
@@ -54,7 +60,7 @@ pub(super) fn keep(wal: &File, shm: &File) -> io::Result<()> {
 /// The host's.
 pub(super) fn give_back(wal: &File, shm: &File) -> io::Result<()> {
     match used_bytes(shm)? {
-        Some(end) if end < wal.metadata()?.len() => wal.set_len(end),
+        Some(end) if end < stamp::size_bytes(wal)? => wal.set_len(end),
         _ => Ok(()),
     }
 }
@@ -111,7 +117,7 @@ pub(super) fn forget_folding(shm: &File) -> io::Result<()> {
 /// The host's.
 pub(super) fn fill(wal: &File, shm: &File) -> io::Result<Fill> {
     let header = header(shm)?;
-    let size_bytes = wal.metadata()?.len();
+    let size_bytes = stamp::size_bytes(wal)?;
     let Some(used) = parse(&header) else {
         return Ok(Fill {
             size_bytes,

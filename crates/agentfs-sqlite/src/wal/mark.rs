@@ -1,0 +1,82 @@
+//! Whether anybody has written to a `-wal` since it was last looked at, by what is in it.
+//!
+//! A file's times do not tell for sure: before Linux 6.13 two writes within one tick of
+//! the clock leave the same. What every engine that writes to a `-wal` does is, as
+//! SQLite's "WAL-mode File Format" has it, to put a frame behind the last one, or to
+//! begin anew with another salt in the header. SQLite itself writes to the `-shm`, too;
+//! others, such as the SDKs, do not.
+//!
+//! Only looks.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use super::room;
+use crate::stamp;
+
+/// The header of a `-shm` as far as the transactions in the `-wal` change it; what
+/// follows changes with whoever reads.
+const INDEX_BYTES: usize = 48;
+/// Where in it the salt lies, byte for byte that of the `-wal`.
+const INDEX_SALT: std::ops::Range<usize> = 32..40;
+
+/// What lies where others would write, at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mark {
+    index: [u8; INDEX_BYTES],
+    header: [u8; room::HEADER_BYTES],
+    /// Behind the last frame: nothing, zeros, or the head of an old frame.
+    behind: [u8; room::FRAME_HEADER_BYTES],
+    is_empty: bool,
+}
+
+impl Mark {
+    /// # Errors
+    /// The host's.
+    pub(crate) fn of(wal: &File, shm: &File) -> io::Result<Self> {
+        let mut mark = Self {
+            index: [0; INDEX_BYTES],
+            header: [0; room::HEADER_BYTES],
+            behind: [0; room::FRAME_HEADER_BYTES],
+            is_empty: stamp::size_bytes(wal)? == 0,
+        };
+        shm.read_exact_at(&mut mark.index, 0)?;
+        let end = room::used_bytes(shm)?.unwrap_or(room::HEADER_BYTES as u64);
+        read_what_is_there(wal, &mut mark.header, 0)?;
+        read_what_is_there(wal, &mut mark.behind, end)?;
+        Ok(mark)
+    }
+
+    /// Whether nobody has written between this and `now`. `false` also when that
+    /// cannot be told, because the same could have been written again.
+    pub(crate) fn is_still(&self, now: &Self) -> bool {
+        self.can_tell() && self == now
+    }
+
+    /// Whether the `-shm` speaks of the very frames in the `-wal`, and what lies behind
+    /// them is not what somebody began with the same salt, and left: who begins with
+    /// that again would not be seen.
+    fn can_tell(&self) -> bool {
+        let salt = &self.index[INDEX_SALT];
+        let of_header = &self.header[room::HEADER_SALT_AT..room::HEADER_SUM_AT];
+        let of_behind = &self.behind[room::FRAME_SALT_AT..room::FRAME_SUM_AT];
+        self.is_empty || (salt == of_header && salt != of_behind)
+    }
+}
+
+/// Leaves what lies beyond the end of the file as it is.
+fn read_what_is_there(file: &File, mut buffer: &mut [u8], mut at: u64) -> io::Result<()> {
+    while !buffer.is_empty() {
+        match file.read_at(buffer, at) {
+            Ok(0) => break,
+            Ok(read) => {
+                buffer = &mut buffer[read..];
+                at += read as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

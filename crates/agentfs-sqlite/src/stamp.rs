@@ -108,11 +108,12 @@ impl Left {
     /// # Errors
     /// The host's.
     pub(crate) fn of(database: &File, wal: &File, shm: &File) -> io::Result<Self> {
+        let look = Look::at(wal)?;
         Ok(Self {
             database: FileStamp::of(&database.metadata()?),
-            wal: Look::at(wal)?,
+            wal: look,
             shm: Look::at(shm)?,
-            mark: Mark::of(wal, shm)?,
+            mark: Mark::of(wal, look.size_bytes, shm)?,
         })
     }
 

@@ -13,7 +13,6 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use super::room;
-use crate::stamp;
 
 /// The header of a `-shm` as far as the transactions in the `-wal` change it; what
 /// follows changes with whoever reads.
@@ -32,17 +31,20 @@ pub(crate) struct Mark {
 }
 
 impl Mark {
+    /// Of a `-wal` of that size and the `-shm` that belongs to it.
+    ///
     /// # Errors
     /// The host's.
-    pub(crate) fn of(wal: &File, shm: &File) -> io::Result<Self> {
+    pub(crate) fn of(wal: &File, wal_size_bytes: u64, shm: &File) -> io::Result<Self> {
         let mut mark = Self {
             index: [0; INDEX_BYTES],
             header: [0; room::HEADER_BYTES],
             behind: [0; room::FRAME_HEADER_BYTES],
-            is_empty: stamp::size_bytes(wal)? == 0,
+            is_empty: wal_size_bytes == 0,
         };
-        shm.read_exact_at(&mut mark.index, 0)?;
-        let end = room::used_bytes(shm)?.unwrap_or(room::HEADER_BYTES as u64);
+        let index = room::index(shm)?;
+        mark.index.copy_from_slice(&index[..INDEX_BYTES]);
+        let end = room::parse(&index).map_or(room::HEADER_BYTES as u64, |used| used.end());
         read_what_is_there(wal, &mut mark.header, 0)?;
         read_what_is_there(wal, &mut mark.behind, end)?;
         Ok(mark)

@@ -85,7 +85,8 @@ pub(super) struct Used {
 }
 
 impl Used {
-    fn end(&self) -> u64 {
+    /// Where the last frame ends.
+    pub(super) fn end(&self) -> u64 {
         self.start_of(self.frames)
     }
 
@@ -100,7 +101,7 @@ impl Used {
 /// # Errors
 /// The host's.
 pub(super) fn used(shm: &File) -> io::Result<Option<Used>> {
-    Ok(parse(&header(shm)?))
+    Ok(parse(&index(shm)?))
 }
 
 /// Has the next fold begin at the first frame. Only for who may write to the `-wal`.
@@ -116,7 +117,7 @@ pub(super) fn forget_folding(shm: &File) -> io::Result<()> {
 /// # Errors
 /// The host's.
 pub(super) fn fill(wal: &File, shm: &File) -> io::Result<Fill> {
-    let header = header(shm)?;
+    let header = index(shm)?;
     let size_bytes = stamp::size_bytes(wal)?;
     let Some(used) = parse(&header) else {
         return Ok(Fill {
@@ -138,12 +139,15 @@ pub(super) fn fill(wal: &File, shm: &File) -> io::Result<Fill> {
 /// # Errors
 /// The host's.
 pub(super) fn is_folded(shm: &File) -> io::Result<bool> {
-    let header = header(shm)?;
+    let header = index(shm)?;
     Ok(word(&header, INDEX_FOLDED_AT) == word(&header, INDEX_FRAMES_AT))
 }
 
 /// The header of a `-shm`, which is in the machine's byte order.
-fn header(shm: &File) -> io::Result<[u8; INDEX_HEADER_BYTES]> {
+///
+/// # Errors
+/// The host's.
+pub(super) fn index(shm: &File) -> io::Result<[u8; INDEX_HEADER_BYTES]> {
     let mut header = [0; INDEX_HEADER_BYTES];
     shm.read_exact_at(&mut header, 0)?;
     Ok(header)
@@ -154,7 +158,8 @@ fn word(header: &[u8; INDEX_HEADER_BYTES], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes))
 }
 
-fn parse(header: &[u8; INDEX_HEADER_BYTES]) -> Option<Used> {
+/// What it says of the frames; none where there is none or it is of another kind.
+pub(super) fn parse(header: &[u8; INDEX_HEADER_BYTES]) -> Option<Used> {
     let page_size = header.get(INDEX_PAGE_SIZE_AT..INDEX_FRAMES_AT)?;
     let page_size = match u16::from_ne_bytes(page_size.try_into().ok()?) {
         // 64 KiB do not fit.

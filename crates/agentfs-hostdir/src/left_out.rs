@@ -4,7 +4,7 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use agentfs_core::{LowerPath, Name};
 use rustix::fs::Stat;
@@ -16,7 +16,12 @@ pub(crate) struct LeftOut {
     paths: Vec<LowerPath>,
     /// Device and inode.
     file: Option<(u64, u64)>,
+    /// On the host. Which files they are changes, see [`Self::is_companion`].
+    companions: Vec<PathBuf>,
 }
+
+/// SQLite's `-shm` is of whole pieces of this size (`WALINDEX_PGSZ`).
+const SHM_PIECE_BYTES: i64 = 32 << 10;
 
 impl LeftOut {
     /// As [`crate::HostDir::without_database`].
@@ -34,6 +39,7 @@ impl LeftOut {
             file: std::fs::metadata(database)
                 .ok()
                 .map(|meta| (meta.dev(), meta.ino())),
+            companions: companions.iter().map(|&path| path.into()).collect(),
         }
     }
 
@@ -46,7 +52,21 @@ impl LeftOut {
     }
 
     pub(crate) fn is_file(&self, stat: &Stat) -> bool {
-        self.file == Some((stat.st_dev, stat.st_ino))
+        self.file == Some((stat.st_dev, stat.st_ino)) || self.is_companion(stat)
+    }
+
+    /// Whether it is a companion that locks are taken on, a `-shm`, by whatever path:
+    /// by another mount of its directory, say. It is asked for by path only where the
+    /// size is that of one.
+    fn is_companion(&self, stat: &Stat) -> bool {
+        let may_be = self.file.is_some_and(|(dev, _)| dev == stat.st_dev)
+            && stat.st_size > 0
+            && stat.st_size % SHM_PIECE_BYTES == 0;
+        may_be
+            && self.companions.iter().any(|path| {
+                std::fs::metadata(path)
+                    .is_ok_and(|meta| (meta.dev(), meta.ino()) == (stat.st_dev, stat.st_ino))
+            })
     }
 
     /// Whether a listing's number may be that of the file: it says nothing of the

@@ -434,7 +434,8 @@ fn the_own_database_is_neither_seen_nor_opened() {
     let meta = fs::metadata(file("link")).unwrap();
     let path = |name: &str| LowerPath::parse(name.as_bytes()).unwrap();
     let host = HostDir::open(top.path()).unwrap();
-    let host = host.without_database(top.path(), &file("sub/s.db"), &[&file("sub/s.db-wal")]);
+    let companions = [&file("sub/s.db-wal") as &Path, &file("sub/s.db-shm")];
+    let host = host.without_database(top.path(), &file("sub/s.db"), &companions);
     let shown = |dir: &LowerPath| -> Vec<Vec<u8>> {
         let entries = host.read_dir(dir).unwrap().into_iter();
         let mut names: Vec<_> = entries.map(|e| e.name.as_bytes().to_vec()).collect();
@@ -444,7 +445,10 @@ fn the_own_database_is_neither_seen_nor_opened() {
     };
     assert_eq!(shown(&LowerPath::root()), [&b"s.db-wal"[..], b"sub"]);
     assert_eq!(shown(&path("sub")), [b"other"]);
-    for name in ["sub/s.db", "sub/s.db-wal", "link"] {
+    // Made and named otherwise later.
+    fs::write(file("sub/s.db-shm"), [0; 64 << 10]).unwrap();
+    fs::hard_link(file("sub/s.db-shm"), file("index")).unwrap();
+    for name in ["sub/s.db", "sub/s.db-wal", "sub/s.db-shm", "link", "index"] {
         assert_eq!(host.stat(&path(name)).unwrap(), None, "{name}");
         assert!(host.open(&path(name)).is_err(), "{name}");
     }

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use agentfs_core::StorageError;
 
-use super::{Files, Gate};
+use super::{Files, Gate, Purpose};
 use crate::error::io_error;
 use crate::stamp;
 use crate::sys;
@@ -28,15 +28,17 @@ impl Gate {
     /// # Errors
     /// The host's; [`StorageError::Io`], once, when the `-wal` was removed by hand.
     pub(crate) fn sync_wal(&self) -> Result<(), StorageError> {
-        if self.lost.swap(false, Ordering::AcqRel) {
-            let words = "its -wal was removed while it was in use: what was written last is lost";
-            return Err(StorageError::Io(words.into()));
-        }
+        self.tell_of_loss()?;
         let wal = {
             let inner = self.inner.lock();
             let wal = inner.open.as_ref().map(|open| open.files.wal.try_clone());
             wal.transpose().map_err(|e| io_error(&e))?
         };
+        if wal.as_ref().is_some_and(stamp::is_removed) {
+            // Entering finds out whether that lost anything.
+            drop(self.enter(Purpose::Read));
+            self.tell_of_loss()?;
+        }
         let synced = match wal {
             Some(wal) if !stamp::is_removed(&wal) => wal.sync_data(),
             // With `synchronous` off, others move it and do not sync.
@@ -46,6 +48,16 @@ impl Gate {
             self.doubt();
             io_error(&e)
         })
+    }
+
+    /// The error that a removed `-wal` is worth, once.
+    fn tell_of_loss(&self) -> Result<(), StorageError> {
+        match self.lost.swap(false, Ordering::AcqRel) {
+            true => Err(StorageError::Io(
+                "its -wal was removed while it was in use: what was written last is lost".into(),
+            )),
+            false => Ok(()),
+        }
     }
 
     /// The `-wal` that is there now, and the database.

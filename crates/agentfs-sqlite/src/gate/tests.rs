@@ -106,6 +106,10 @@ fn a_log_removed_by_hand_is_not_passed_over_in_silence() {
     // And at rest.
     place.write("CREATE TABLE another (x)");
     std::fs::remove_file(&place.gate.paths().wal).unwrap();
+    lost();
+    // And where it is used before it is synced.
+    place.write("CREATE TABLE one_more (x)");
+    std::fs::remove_file(&place.gate.paths().wal).unwrap();
     drop(place.gate.enter(Purpose::Read).unwrap());
     lost();
 }

@@ -36,6 +36,11 @@ pub(crate) const CACHES: [&str; 20] = [
 /// Directories without a dot that toolchains use as caches.
 pub(crate) const MORE_CACHES: [&str; 1] = ["go"];
 
+/// Directories under `$HOME` in which agents with keys and container engines make their
+/// sockets, also such as nobody has made yet.
+const SOCKET_DIRECTORIES: [&str; 4] =
+    [".1password", ".docker/desktop", ".docker/run", ".ssh/agent"];
+
 /// What the holder is to build for this session.
 pub(crate) fn build_plan(config: &StartConfig) -> BuildPlan {
     let base = PathBuf::from(config.base.clone());
@@ -68,6 +73,11 @@ pub(crate) fn build_plan(config: &StartConfig) -> BuildPlan {
     let mut hidden = runtime::all_roots();
     hidden.extend(runtime.parent().map(Path::to_owned));
     hidden.dedup();
+    if let Some(home) = config.home.clone().map(PathBuf::from) {
+        let directories = SOCKET_DIRECTORIES.iter().map(|name| home.join(name));
+        let is_allowed = |path: &PathBuf| real.iter().any(|allowed| allowed.starts_with(path));
+        hidden.extend(directories.filter(|path| is_plain(path) && !is_allowed(path)));
+    }
     BuildPlan {
         base: config.base.clone(),
         db: config.db.clone(),

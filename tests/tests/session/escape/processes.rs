@@ -317,3 +317,41 @@ fn an_allowed_socket_is_reached() {
         assert_eq!(run(&["--session", "without"]), "");
     });
 }
+
+/// OpenSSH makes one in `~/.ssh/agent` whenever somebody logs in with an agent.
+#[test]
+#[cfg_attr(missing_python3, ignore = "skipped: python3 is not installed")]
+fn an_agent_that_comes_later_is_not_reached() {
+    use std::os::unix::net::UnixListener;
+    super::super::as_everyone(|world| {
+        let agent = world.home.join(".ssh/agent");
+        std::fs::create_dir_all(&agent).expect("a directory");
+        world.own(&world.home.join(".ssh"));
+        world.own(&agent);
+        let inside = |session: &str, allow: &[&str]| {
+            let hold = "echo up; exec sleep 600";
+            let run = world.agentfs(["run", "--session", session]);
+            let mut first = run.args(allow).args(["--", "sh", "-c", hold]).start();
+            while !first.printed().0.starts_with(b"up") {
+                assert!(first.ended().is_none(), "the session does not start");
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            let socket = agent.join(session);
+            let _listener = UnixListener::bind(&socket).expect("a socket");
+            world.own(&socket);
+            let script = "import os,socket,sys; s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); print('reached')";
+            let python = ["python3", "-c", script, &socket.display().to_string()];
+            assert_eq!(
+                world.run(python[0]).args(&python[1..]).finish().out(),
+                "reached\n"
+            );
+            let second = world.agentfs(["run", "--session", session, "--"]);
+            let out = second.args(python).finish().out();
+            let _ = world.agentfs_out(["stop", session]).ok();
+            out
+        };
+        assert_eq!(inside("without", &[]), "");
+        let allow = agent.display().to_string();
+        assert_eq!(inside("with", &["--allow", &allow]), "reached\n");
+    });
+}

@@ -106,6 +106,8 @@ struct Open {
     files: Files,
     /// The files as the last lease left them; none when that could not be seen.
     left: Option<Left>,
+    /// How much of a `-wal` that was removed has been taken note of.
+    lost_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -257,10 +259,14 @@ impl Gate {
             }
         }
         let mut wal_before = None;
-        if let Some(open) = inner.open.take() {
-            // Locked before it is looked at: whoever finds it free cuts it.
-            let locked = self.lock_shm(&open.files.shm)?;
-            if locked && self.is_as_left(&open) {
+        if let Some(mut open) = inner.open.take() {
+            // Compared before its lock is taken: with that, a third program would take a
+            // `-shm` for current that somebody has written past. And its index once more
+            // after: whoever finds the lock free begins it anew.
+            if let Some(left) = self.left_as_is(&open)
+                && self.lock_shm(&open.files.shm)?
+                && left.has_index_of(&open.files.shm)
+            {
                 inner.open = Some(open);
                 inner.mode = Mode::Shared;
                 return Ok(());
@@ -268,7 +274,7 @@ impl Gate {
             // Others wrote. What our connections know is stale: close them all,
             // which also drops the locks, and begin anew.
             self.changes.fetch_add(1, Ordering::AcqRel);
-            self.note_removal(&open.files);
+            self.note_removal(&mut open);
             let Open {
                 writer,
                 readers,
@@ -323,14 +329,15 @@ impl Gate {
             files,
             // While it is in use it is not looked at.
             left: None,
+            lost_bytes: 0,
         })
     }
 
-    /// Whether nobody has written since the last lease ended; `false` also when that
-    /// cannot be told.
-    fn is_as_left(&self, open: &Open) -> bool {
-        let now = Left::of(&self.database, &open.files.wal, &open.files.shm);
-        matches!((&open.left, now), (Some(left), Ok(now)) if left.is_still(&now))
+    /// How the last lease left the files, when nobody has written since; none also when
+    /// that cannot be told.
+    fn left_as_is(&self, open: &Open) -> Option<Left> {
+        let now = Left::of(&self.database, &open.files.wal, &open.files.shm).ok()?;
+        open.left.filter(|left| *left == now)
     }
 
     /// Whether the path still leads to the file that was opened.
@@ -380,7 +387,7 @@ impl Gate {
                 // No program that keeps to SQLite's locks could while we held them: a
                 // change of the journal mode of our own, which folds first, or
                 // somebody's hand. Our descriptors are of no use.
-                self.note_removal(&open.files);
+                self.note_removal(open);
                 inner.open = None;
             }
         }
@@ -399,7 +406,7 @@ impl Gate {
     pub(crate) fn looks_changed(&self) -> bool {
         let inner = self.inner.lock();
         match (&inner.open, inner.mode) {
-            (Some(open), Mode::Rest | Mode::Snapshot) => !self.is_as_left(open),
+            (Some(open), Mode::Rest | Mode::Snapshot) => self.left_as_is(open).is_none(),
             _ => false,
         }
     }

@@ -11,9 +11,9 @@ use rustix::fs::{AtFlags, StatxFlags};
 
 use crate::wal::Mark;
 
-/// The files as the last of our uses left them. What is found when nobody else may
-/// write, and [is as they were left](Left::is_still), shows that nobody has written.
-#[derive(Clone, Copy, Debug)]
+/// The files as the last of our uses left them. An equal one, taken while nobody else
+/// may write, means that nobody has written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Left {
     database: FileStamp,
     wal: Look,
@@ -117,13 +117,9 @@ impl Left {
         })
     }
 
-    /// Whether nobody has written between this and `now`. `false` also when that
-    /// cannot be told.
-    pub(crate) fn is_still(&self, now: &Self) -> bool {
-        self.database == now.database
-            && self.wal == now.wal
-            && self.shm == now.shm
-            && self.mark.is_still(&now.mark)
+    /// Whether the `-shm` is what it was.
+    pub(crate) fn has_index_of(&self, shm: &File) -> bool {
+        Look::at(shm).is_ok_and(|look| look == self.shm) && self.mark.has_index_of(shm)
     }
 
     /// Whether one of the files has been deleted or replaced.

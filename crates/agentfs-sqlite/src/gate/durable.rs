@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use agentfs_core::StorageError;
 
-use super::{Files, Gate, Purpose};
+use super::{Files, Gate, Open};
 use crate::error::io_error;
 use crate::stamp;
 use crate::sys;
@@ -28,16 +28,17 @@ impl Gate {
     /// # Errors
     /// The host's; [`StorageError::Io`], once, when the `-wal` was removed by hand.
     pub(crate) fn sync_wal(&self) -> Result<(), StorageError> {
-        self.tell_of_loss()?;
         let wal = {
-            let inner = self.inner.lock();
-            let wal = inner.open.as_ref().map(|open| open.files.wal.try_clone());
+            let mut inner = self.inner.lock();
+            let wal = inner.open.as_mut().map(|open| {
+                self.note_removal(open);
+                open.files.wal.try_clone()
+            });
             wal.transpose().map_err(|e| io_error(&e))?
         };
-        if wal.as_ref().is_some_and(stamp::is_removed) {
-            // Entering finds out whether that lost anything.
-            drop(self.enter(Purpose::Read));
-            self.tell_of_loss()?;
+        if self.lost.swap(false, Ordering::AcqRel) {
+            let words = "its -wal was removed while it was in use: what was written last is lost";
+            return Err(StorageError::Io(words.into()));
         }
         let synced = match wal {
             Some(wal) if !stamp::is_removed(&wal) => wal.sync_data(),
@@ -48,16 +49,6 @@ impl Gate {
             self.doubt();
             io_error(&e)
         })
-    }
-
-    /// The error that a removed `-wal` is worth, once.
-    fn tell_of_loss(&self) -> Result<(), StorageError> {
-        match self.lost.swap(false, Ordering::AcqRel) {
-            true => Err(StorageError::Io(
-                "its -wal was removed while it was in use: what was written last is lost".into(),
-            )),
-            false => Ok(()),
-        }
     }
 
     /// The `-wal` that is there now, and the database.
@@ -72,17 +63,19 @@ impl Gate {
 
     /// Takes note that the `-wal` has been removed, when that lost anything: SQLite
     /// folds it first, and says so in the `-shm`.
-    pub(super) fn note_removal(&self, files: &Files) {
+    pub(super) fn note_removal(&self, open: &mut Open) {
+        let files = &open.files;
         if !stamp::is_removed(&files.wal) {
             return;
         }
         let left = wal::fill_of(&files.wal, &files.shm).unfolded_bytes;
-        if left > 0 {
+        if left > open.lost_bytes {
             tracing::error!(
                 path = %self.paths.wal.display(),
                 left,
                 "the -wal was removed while it held what the database does not"
             );
+            open.lost_bytes = left;
             self.lost.store(true, Ordering::Release);
         }
     }

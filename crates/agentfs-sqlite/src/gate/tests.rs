@@ -2,6 +2,7 @@
 //! processes, as `sqlite3`, at just that moment.
 
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -101,8 +102,13 @@ fn a_log_removed_by_hand_is_not_passed_over_in_silence() {
         .query(|conn| execute(conn, "CREATE TABLE IF NOT EXISTS other (x)"))
         .unwrap();
     std::fs::remove_file(&place.gate.paths().wal).unwrap();
-    drop(lease);
     lost();
+    // What goes on being written into it is lost, too.
+    let write = "CREATE TABLE IF NOT EXISTS yet_another (x)";
+    lease.query(|conn| execute(conn, write)).unwrap();
+    lost();
+    drop(lease);
+    place.gate.sync_wal().unwrap();
     // And at rest.
     place.write("CREATE TABLE another (x)");
     std::fs::remove_file(&place.gate.paths().wal).unwrap();
@@ -154,23 +160,30 @@ fn a_foreign_write_that_leaves_size_and_times_as_they_were_is_seen() {
     assert_eq!(place.gate.changes(), changes);
 }
 
-/// The same transaction begun again writes the same first frame.
+/// A transaction that failed half-way, of ours or of another, is no change; the same
+/// begun again writes the same first frame, and is.
 #[test]
-fn what_another_program_began_and_left_is_not_held_against_later() {
+fn where_the_same_may_be_written_again_the_time_tells() {
     let place = Place::new();
     let wal = place.gate.paths().wal.clone();
-    assert!(!place.gate.looks_changed());
-    let frames = std::fs::read(&wal).unwrap();
+    let page_size = usize::try_from(place.number("PRAGMA page_size")).unwrap();
     // The last frame once more: of the salt that the header has, and not committed, as
     // its checksum does not follow.
-    let page_size = place.number("PRAGMA page_size");
-    let begun = &frames[frames.len() - usize::try_from(page_size).unwrap() - 24..];
-    let mut file = File::options().append(true).open(&wal).unwrap();
-    file.write_all(begun).unwrap();
-    for _ in 0..2 {
-        assert!(place.gate.looks_changed());
-        drop(place.gate.enter(Purpose::Read).unwrap());
-    }
+    let frames = std::fs::read(&wal).unwrap();
+    let begun = &frames[frames.len() - page_size - 24..];
+    let file = File::options().write(true).open(&wal).unwrap();
+    let end = frames.len() as u64;
+    file.write_all_at(begun, end).unwrap();
+    assert!(place.gate.looks_changed());
+    assert_eq!(place.number("SELECT x FROM t"), 1);
+    let changes = place.gate.changes();
+    assert_eq!(place.number("SELECT x FROM t"), 1);
+    assert_eq!(place.gate.changes(), changes);
+    assert!(!place.gate.looks_changed());
+    // In another tick of the clock, where one leaves the same time.
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    file.write_all_at(begun, end).unwrap();
+    assert!(place.gate.looks_changed());
     place.write("INSERT INTO t VALUES (2)");
     assert!(!place.gate.looks_changed());
     assert_eq!(sqlite3(&place.path(), "SELECT x FROM t"), "1\n2\n");

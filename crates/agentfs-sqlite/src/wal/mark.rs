@@ -10,7 +10,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 use super::room;
 
@@ -20,14 +20,16 @@ const INDEX_BYTES: usize = 48;
 /// Where in it the salt lies, byte for byte that of the `-wal`.
 const INDEX_SALT: std::ops::Range<usize> = 32..40;
 
-/// What lies where others would write, at a moment.
+/// What lies where others would write, at a moment. Equal ones, the second taken while
+/// nobody else may write, mean that nobody has written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mark {
     index: [u8; INDEX_BYTES],
     header: [u8; room::HEADER_BYTES],
     /// Behind the last frame: nothing, zeros, or the head of an old frame.
     behind: [u8; room::FRAME_HEADER_BYTES],
-    is_empty: bool,
+    /// Of the `-wal`, where all that might not tell.
+    mtime: Option<(i64, i64)>,
 }
 
 impl Mark {
@@ -40,30 +42,35 @@ impl Mark {
             index: [0; INDEX_BYTES],
             header: [0; room::HEADER_BYTES],
             behind: [0; room::FRAME_HEADER_BYTES],
-            is_empty: wal_size_bytes == 0,
+            mtime: None,
         };
         let index = room::index(shm)?;
         mark.index.copy_from_slice(&index[..INDEX_BYTES]);
-        let end = room::parse(&index).map_or(room::HEADER_BYTES as u64, |used| used.end());
-        read_what_is_there(wal, &mut mark.header, 0)?;
-        read_what_is_there(wal, &mut mark.behind, end)?;
+        if wal_size_bytes > 0 {
+            let end = room::parse(&index).map_or(room::HEADER_BYTES as u64, |used| used.end());
+            read_what_is_there(wal, &mut mark.header, 0)?;
+            read_what_is_there(wal, &mut mark.behind, end)?;
+            if !mark.tells() {
+                let metadata = wal.metadata()?;
+                mark.mtime = Some((metadata.mtime(), metadata.mtime_nsec()));
+            }
+        }
         Ok(mark)
     }
 
-    /// Whether nobody has written between this and `now`. `false` also when that
-    /// cannot be told, because the same could have been written again.
-    pub(crate) fn is_still(&self, now: &Self) -> bool {
-        self.can_tell() && self == now
+    /// Whether the `-shm` says what it said.
+    pub(crate) fn has_index_of(&self, shm: &File) -> bool {
+        room::index(shm).is_ok_and(|index| index.starts_with(&self.index))
     }
 
     /// Whether the `-shm` speaks of the very frames in the `-wal`, and what lies behind
-    /// them is not what somebody began with the same salt, and left: who begins with
-    /// that again would not be seen.
-    fn can_tell(&self) -> bool {
+    /// them was not begun with their salt: after a transaction that failed half-way, the
+    /// same may be written again, and be committed.
+    fn tells(&self) -> bool {
         let salt = &self.index[INDEX_SALT];
         let of_header = &self.header[room::HEADER_SALT_AT..room::HEADER_SUM_AT];
         let of_behind = &self.behind[room::FRAME_SALT_AT..room::FRAME_SUM_AT];
-        self.is_empty || (salt == of_header && salt != of_behind)
+        salt == of_header && salt != of_behind
     }
 }
 

@@ -1,11 +1,13 @@
 //! Developer commands of this workspace: `cargo xtask tidy`, `cargo xtask ci`,
-//! `cargo xtask bench`, `cargo xtask suite`, `cargo xtask soak`, `cargo xtask fuzz`.
+//! `cargo xtask bench`, `cargo xtask suite`, `cargo xtask soak`, `cargo xtask fuzz`,
+//! `cargo xtask miri`.
 //!
 //! Must never change a file of the source tree, but for the figures that a full
 //! benchmark writes to docs/benchmarks and the seeds that fuzzing is told to keep.
 
 mod bench;
 mod fuzz;
+mod miri;
 mod random;
 mod soak;
 mod suite;
@@ -42,6 +44,8 @@ enum Command {
     CrashWorker(soak::CrashWorkerArgs),
     /// Give random input to what reads the input of others.
     Fuzz(fuzz::FuzzArgs),
+    /// Run the tests of the core under Miri.
+    Miri(miri::MiriArgs),
     /// What `bench` runs inside a view.
     #[command(hide = true)]
     BenchWorker(bench::WorkerArgs),
@@ -58,6 +62,7 @@ fn main() -> ExitCode {
         Command::Soak(args) => soak::run(&root, &args),
         Command::CrashWorker(args) => soak::run_crash_worker(&args),
         Command::Fuzz(args) => fuzz::run(&root, &args),
+        Command::Miri(args) => miri::run(&root, &args),
         Command::BenchWorker(args) => bench::run_worker(&args),
     };
     match outcome {

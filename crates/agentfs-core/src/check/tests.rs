@@ -337,6 +337,7 @@ fn whiteouts() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many rows for Miri")]
 fn the_list_has_an_end() {
     let storage = MemoryStorage::new(CHUNK_BYTES);
     storage
@@ -356,6 +357,7 @@ fn the_list_has_an_end() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many rows for Miri")]
 fn no_number_of_notices_is_an_error() {
     let storage = MemoryStorage::new(CHUNK_BYTES);
     storage

@@ -366,6 +366,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "too many nodes for Miri")]
     fn memory_of_forgotten_nodes_is_given_back() {
         const MANY: u64 = 100_000;
         let mut table = InodeTable::new();

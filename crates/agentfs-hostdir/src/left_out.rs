@@ -36,9 +36,7 @@ impl LeftOut {
                 .chain(companions)
                 .filter_map(within)
                 .collect(),
-            file: std::fs::metadata(database)
-                .ok()
-                .map(|meta| (meta.dev(), meta.ino())),
+            file: identity(database),
             companions: companions.iter().map(|&path| path.into()).collect(),
         }
     }
@@ -62,11 +60,8 @@ impl LeftOut {
         let may_be = self.file.is_some_and(|(dev, _)| dev == stat.st_dev)
             && stat.st_size > 0
             && stat.st_size % SHM_PIECE_BYTES == 0;
-        may_be
-            && self.companions.iter().any(|path| {
-                std::fs::metadata(path)
-                    .is_ok_and(|meta| (meta.dev(), meta.ino()) == (stat.st_dev, stat.st_ino))
-            })
+        let is = |path: &PathBuf| identity(path) == Some((stat.st_dev, stat.st_ino));
+        may_be && self.companions.iter().any(is)
     }
 
     /// Whether a listing's number may be that of the file: it says nothing of the
@@ -89,4 +84,10 @@ impl LeftOut {
         }
         Ok(fd)
     }
+}
+
+/// Device and inode of what is at a path of the host.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }

@@ -17,9 +17,8 @@ use super::side::Side;
 /// The model's clock is far from any time that a base or an operation sets, so
 /// that it can be told which times were set and which were taken.
 const MODEL_EPOCH_SECS: i64 = 100_000_000_000;
-/// The kernel's clock for files goes in ticks, a server's does not; and on a machine
-/// that is kept from its processors the ticks come late: up to 29 ms were measured.
-const TICK_NANOS: i128 = 100_000_000;
+/// The kernel's clock for files goes in ticks, a server's does not.
+const TICK_NANOS: i128 = 20_000_000;
 
 /// The model's time at a step.
 pub(super) fn model_time(step: u32) -> Timestamp {

@@ -26,24 +26,26 @@ impl Gate {
     /// error is told once by the kernel, so it is remembered here.
     ///
     /// # Errors
-    /// The host's; [`StorageError::Io`], once, when the `-wal` was removed by hand.
+    /// The host's; [`StorageError::Io`] when the `-wal` was removed by hand, once for what that lost.
     pub(crate) fn sync_wal(&self) -> Result<(), StorageError> {
         let wal = {
             let mut inner = self.inner.lock();
-            let wal = inner.open.as_mut().map(|open| {
-                self.note_removal(open);
-                open.files.wal.try_clone()
-            });
-            wal.transpose().map_err(|e| io_error(&e))?
+            let mut wal = None;
+            if let Some(open) = &mut inner.open
+                && !self.note_removal(open)
+            {
+                wal = Some(open.files.wal.try_clone().map_err(|e| io_error(&e))?);
+            }
+            wal
         };
         if self.lost.swap(false, Ordering::AcqRel) {
             let words = "its -wal was removed while it was in use: what was written last is lost";
             return Err(StorageError::Io(words.into()));
         }
         let synced = match wal {
-            Some(wal) if !stamp::is_removed(&wal) => wal.sync_data(),
+            Some(wal) => wal.sync_data(),
             // With `synchronous` off, others move it and do not sync.
-            _ => self.sync_by_path(),
+            None => self.sync_by_path(),
         };
         synced.map_err(|e| {
             self.doubt();
@@ -61,12 +63,12 @@ impl Gate {
         self.database.sync_data()
     }
 
-    /// Takes note that the `-wal` has been removed, when that lost anything: SQLite
+    /// Whether the `-wal` has been removed. Takes note when that lost anything: SQLite
     /// folds it first, and says so in the `-shm`.
-    pub(super) fn note_removal(&self, open: &mut Open) {
+    pub(super) fn note_removal(&self, open: &mut Open) -> bool {
         let files = &open.files;
         if !stamp::is_removed(&files.wal) {
-            return;
+            return false;
         }
         let left = wal::fill_of(&files.wal, &files.shm).unfolded_bytes;
         if left > open.lost_bytes {
@@ -78,6 +80,7 @@ impl Gate {
             open.lost_bytes = left;
             self.lost.store(true, Ordering::Release);
         }
+        true
     }
 
     /// Says that a sync has failed: of the `-wal`, or of the database while the one

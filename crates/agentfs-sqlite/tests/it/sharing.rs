@@ -12,7 +12,7 @@ use agentfs_core::storage::{Chunk, Storage};
 use agentfs_core::{FileKind, Ino, StorageError};
 use agentfs_sqlite::{Database, OpenOptions, SqliteStorage, Volume};
 
-use crate::kit::{Dir, Shell, inode, name};
+use crate::kit::{Dir, Shell, inode, name, wal_of};
 
 /// A Python process with the SDK, told what to do line by line.
 struct Sdk {
@@ -165,27 +165,32 @@ fn await_file(database: &Database, file: &str, content: &[u8]) {
     }
 }
 
+/// How often the hook has been called.
+fn count_external_changes(database: &Database) -> Arc<AtomicUsize> {
+    let told = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&told);
+    database.set_external_change_hook(move || {
+        counter.fetch_add(1, Ordering::SeqCst);
+    });
+    told
+}
+
 /// What a transaction that failed half-way leaves behind the last frame: seen once, not
 /// again whenever the file is looked at.
 #[test]
 fn frames_that_nobody_committed_are_no_endless_news() {
     let dir = Dir::new();
     let database = dir.open();
-    let told = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&told);
-    database.set_external_change_hook(move || {
-        counter.fetch_add(1, Ordering::SeqCst);
-    });
+    let told = count_external_changes(&database);
     let storage = database.volume(Volume::View);
     make_root(&storage);
     write_file(&storage, "ours", b"from the session");
     storage.sync().unwrap();
-    let mut name = dir.path().into_os_string();
-    name.push("-wal");
-    let wal = std::fs::read(&name).unwrap();
+    let path = wal_of(&dir.path());
+    let wal = std::fs::read(&path).unwrap();
     // The head of the first frame: no checksum that follows from those before.
-    let mut file = std::fs::File::options().append(true).open(&name).unwrap();
-    std::io::Write::write_all(&mut file, &wal[32..56]).unwrap();
+    let mut file = std::fs::File::options().append(true).open(&path).unwrap();
+    file.write_all(&wal[32..56]).unwrap();
     for _ in 0..50 {
         database.check_external_change();
         std::thread::sleep(std::time::Duration::from_millis(10));
@@ -203,11 +208,7 @@ fn an_sdk_opens_reads_and_writes_a_live_session() {
         return;
     };
     let database = dir.open();
-    let told = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&told);
-    database.set_external_change_hook(move || {
-        counter.fetch_add(1, Ordering::SeqCst);
-    });
+    let told = count_external_changes(&database);
     let storage = database.volume(Volume::View);
     make_root(&storage);
     write_file(&storage, "ours", b"from the session");

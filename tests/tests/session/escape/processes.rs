@@ -1,6 +1,7 @@
 //! Processes outside, and what they share with ours: signals, tracing, limits,
 //! memory, keys, sockets.
 
+use super::super::{as_everyone, eventually};
 use super::{Attempt, Everyone, Nobody, Root, Setting, check};
 
 const SIGNALS: &[Attempt] = &[
@@ -298,7 +299,7 @@ fn no_service_outside_is_reached() {
 #[cfg_attr(missing_python3, ignore = "skipped: python3 is not installed")]
 fn an_allowed_socket_is_reached() {
     use std::os::unix::net::UnixListener;
-    super::super::as_everyone(|world| {
+    as_everyone(|world| {
         let agent = world.dir.join("agent");
         std::fs::create_dir(&agent).expect("a directory");
         let socket = agent.join("socket");
@@ -323,7 +324,7 @@ fn an_allowed_socket_is_reached() {
 #[cfg_attr(missing_python3, ignore = "skipped: python3 is not installed")]
 fn an_agent_that_comes_later_is_not_reached() {
     use std::os::unix::net::UnixListener;
-    super::super::as_everyone(|world| {
+    as_everyone(|world| {
         let agent = world.home.join(".ssh/agent");
         std::fs::create_dir_all(&agent).expect("a directory");
         world.own(&world.home.join(".ssh"));
@@ -332,10 +333,7 @@ fn an_agent_that_comes_later_is_not_reached() {
             let hold = "echo up; exec sleep 600";
             let run = world.agentfs(["run", "--session", session]);
             let mut first = run.args(allow).args(["--", "sh", "-c", hold]).start();
-            while !first.printed().0.starts_with(b"up") {
-                assert!(first.ended().is_none(), "the session does not start");
-                std::thread::sleep(std::time::Duration::from_millis(20));
-            }
+            eventually("it is up", || first.printed().0 == b"up\n");
             let socket = agent.join(session);
             let _listener = UnixListener::bind(&socket).expect("a socket");
             world.own(&socket);

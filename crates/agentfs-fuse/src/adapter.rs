@@ -117,9 +117,20 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
     /// Counts a request and runs its handler. One that panics drops its reply
     /// unsent, for which the library answers EIO.
     fn serve(&self, request: &Request, operation: Operation, handler: impl FnOnce()) {
+        self.serve_content(request, operation, 0, handler);
+    }
+
+    /// As [`Self::serve`], where `len` bytes of a file are asked for or sent.
+    fn serve_content(
+        &self,
+        request: &Request,
+        operation: Operation,
+        len: usize,
+        handler: impl FnOnce(),
+    ) {
         self.counters.count(operation);
         if let Some((pairing, mount)) = &self.pairing {
-            pairing.requested(*mount, request.pid());
+            pairing.requested(*mount, request.pid(), len);
         }
         if catch_unwind(AssertUnwindSafe(handler)).is_err() {
             tracing::error!(

@@ -38,6 +38,9 @@ const LOOK_EVERY: Duration = Duration::from_micros(300);
 const REQUESTS_PER_SWITCH: u64 = 8;
 /// For so long nothing is paired after several programs asked.
 const APART: Duration = Duration::from_millis(5);
+/// Who moves so many bytes in one request is longer at copying them than at waking,
+/// and both sides copy at once on a processor each.
+const BULK_BYTES: usize = 64 * 1024;
 /// Rounds of the idle loop between two looks: a few microseconds.
 const IDLE_ROUNDS: usize = 64;
 
@@ -153,8 +156,12 @@ impl Pairing {
     }
 
     /// A request of the thread `client` to `mount` is about to be answered by the
-    /// calling thread. 0: nobody's, or somebody's who cannot be seen.
-    pub(crate) fn requested(&self, mount: u32, client: u32) {
+    /// calling thread, and is about `len` bytes of a file. Client 0: nobody's, or
+    /// somebody's who cannot be seen.
+    pub(crate) fn requested(&self, mount: u32, client: u32, len: usize) {
+        if len >= BULK_BYTES {
+            return;
+        }
         let shared = &*self.shared;
         let count = shared.requests.fetch_add(1, Ordering::Relaxed);
         if client != 0 && shared.client.load(Ordering::Relaxed) != client {
@@ -401,13 +408,31 @@ mod tests {
         let until = Instant::now() + Duration::from_secs(20);
         // This thread is both, and is therefore kept where it is.
         while sched_getaffinity(None).unwrap().count() != 1 {
-            pairing.requested(mount, own_tid());
+            pairing.requested(mount, own_tid(), 0);
             pairing.answered(mount);
             assert!(Instant::now() < until, "never paired");
         }
         while sched_getaffinity(None).unwrap() != before {
             std::thread::sleep(Duration::from_millis(1));
             assert!(Instant::now() < until, "still pinned");
+        }
+    }
+
+    /// Whoever reads a large file does not ask for a pair.
+    #[test]
+    fn many_bytes_begin_no_burst() {
+        let Some(pairing) = Pairing::start() else {
+            return;
+        };
+        let mount = pairing.add_mount();
+        for _ in 0..1_000 {
+            pairing.requested(mount, own_tid(), BULK_BYTES);
+            assert!(!pairing.shared.active.load(Ordering::Relaxed));
+        }
+        let until = Instant::now() + Duration::from_secs(20);
+        while !pairing.shared.active.load(Ordering::Relaxed) {
+            pairing.requested(mount, own_tid(), BULK_BYTES - 1);
+            assert!(Instant::now() < until, "small ones do");
         }
     }
 
@@ -426,7 +451,7 @@ mod tests {
             let pairing = &pairing;
             let until = Instant::now() + Duration::from_secs(20);
             while pairing.shared.paired.lock().is_none() {
-                pairing.requested(mount, client);
+                pairing.requested(mount, client, 0);
                 assert!(Instant::now() < until, "never paired");
             }
             scope.spawn(move || {
@@ -436,7 +461,7 @@ mod tests {
                 sender.send(mount).unwrap();
             });
             let first = loop {
-                pairing.requested(mount, client);
+                pairing.requested(mount, client, 0);
                 match answered.try_recv() {
                     Ok(number) => break number,
                     Err(_) => assert!(Instant::now() < until),

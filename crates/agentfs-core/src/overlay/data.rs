@@ -221,8 +221,8 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
     }
 
     /// Splits `[offset, offset + buf.len())` of an upper file into what chunks
-    /// hold, copied into `buf` (zeros elsewhere), and the ranges of the lower
-    /// file that are returned as (start, length), ascending and joined.
+    /// hold, copied into `buf`, holes, which become zeros there, and the ranges of
+    /// the lower file that are returned as (start, length), ascending and joined.
     pub(super) fn read_chunks(
         &self,
         txn: &dyn ReadTxn,
@@ -236,14 +236,19 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
         let end = offset + buf.len() as u64;
         let mut lower: Vec<(u64, u64)> = Vec::new();
         let mut index = offset / chunk_size;
+        // Where what is known of the range ends; what is skipped from there is a hole.
+        let mut known = 0;
         while index * chunk_size < end {
             let start = index * chunk_size;
             let (from, to) = (offset.max(start), end.min(start + chunk_size));
+            let place = usize_of(from - offset);
             if let Some(chunk) = txn.chunk(ino, index)? {
                 let to = to.min(start + chunk.len() as u64);
                 if from < to {
                     let source = &chunk[usize_of(from - start)..usize_of(to - start)];
-                    buf[usize_of(from - offset)..usize_of(to - offset)].copy_from_slice(source);
+                    buf[known..place].fill(0);
+                    known = place + source.len();
+                    buf[place..known].copy_from_slice(source);
                 }
             } else if from < lower_len {
                 let to = to.min(lower_len);
@@ -251,6 +256,8 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
                     Some((at, len)) if *at + *len == from => *len += to - from,
                     _ => lower.push((from, to - from)),
                 }
+                buf[known..place].fill(0);
+                known = usize_of(to - offset);
             } else if let Some(next) = txn.next_chunk(ino, index)? {
                 index = next;
                 continue;
@@ -259,6 +266,7 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
             }
             index += 1;
         }
+        buf[known..].fill(0);
         Ok(lower)
     }
 }
@@ -266,4 +274,47 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
 /// A length that is known to fit: at most one chunk or one request.
 pub(super) fn usize_of(len: u64) -> usize {
     usize::try_from(len).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crate::lower::MemoryLower;
+    use crate::storage::{MemoryStorage, Storage};
+    use crate::types::{ManualClock, Name, Timestamp};
+    use crate::{Ino, Overlay, OverlayConfig, Owner};
+
+    /// As it can only be in a database that others have written: what is missing
+    /// from a chunk is zeros, not what the buffer held before.
+    #[test]
+    fn a_chunk_that_is_too_short_ends_in_zeros() {
+        const CHUNK_BYTES: usize = 512;
+        let storage = Arc::new(MemoryStorage::new(512));
+        let base = MemoryLower::new();
+        base.file("file", 0o644, [1; 3 * CHUNK_BYTES]).unwrap();
+        let config = OverlayConfig {
+            clock: Arc::new(ManualClock::new(Timestamp::new(1_700_000_000, 0))),
+            hidden: Vec::new(),
+            root_owner: Owner::default(),
+        };
+        let view = Overlay::open(Arc::clone(&storage), base, config).unwrap();
+        let file = view
+            .lookup(Ino::ROOT, &Name::new(b"file").unwrap())
+            .unwrap();
+        view.write(file.ino, CHUNK_BYTES as u64, b"x", false)
+            .unwrap();
+        storage
+            .write(|txn| txn.put_chunk(file.ino, 1, vec![2; 3].into()))
+            .unwrap();
+
+        let mut buf = [9; 4 * CHUNK_BYTES];
+        let read = view.read_into(file.ino, 0, &mut buf).unwrap();
+
+        let mut expected = [1; 3 * CHUNK_BYTES];
+        expected[CHUNK_BYTES..2 * CHUNK_BYTES].fill(0);
+        expected[CHUNK_BYTES..][..3].fill(2);
+        assert_eq!(&buf[..read], &expected);
+        assert!(buf[read..].iter().all(|&byte| byte == 9));
+    }
 }

@@ -44,36 +44,45 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
     /// Reads up to `len` bytes at `offset`; short only at the end of the file.
     ///
     /// # Errors
+    /// As [`Self::read_into`].
+    pub fn read(&self, ino: Ino, offset: u64, len: usize) -> Result<Vec<u8>, FsError> {
+        let mut buf = vec![0; len];
+        let read = self.read_into(ino, offset, &mut buf)?;
+        buf.truncate(read);
+        Ok(buf)
+    }
+
+    /// Reads into `buf` what the file has at `offset`, and returns how much that is;
+    /// less than fits only at the end of the file. What `buf` held before is never
+    /// seen, and what it holds after an error means nothing.
+    ///
+    /// # Errors
     /// [`FsError::IsADirectory`]; [`FsError::InvalidArgument`] for other kinds;
     /// [`FsError::LowerChanged`]; [`FsError::StaleInode`], and those of the
     /// layers.
-    pub fn read(&self, ino: Ino, offset: u64, len: usize) -> Result<Vec<u8>, FsError> {
+    pub fn read_into(&self, ino: Ino, offset: u64, buf: &mut [u8]) -> Result<usize, FsError> {
         let namespace = self.namespace.read();
-        let mut buf = Vec::new();
         let plan = self.storage.read(|txn| {
             let Some(row) = txn.inode(ino)? else {
                 return Ok(None);
             };
             self.node(ino)?;
             require_regular(row.kind)?;
-            let len = (len as u64).min(row.size.saturating_sub(offset));
-            buf = vec![0; usize_of(len)];
-            let lower = self.read_chunks(txn, ino, &row, offset, &mut buf)?;
-            Ok::<_, FsError>(Some((row, lower)))
+            let len = (buf.len() as u64).min(row.size.saturating_sub(offset));
+            let len = usize_of(len);
+            let lower = self.read_chunks(txn, ino, &row, offset, &mut buf[..len])?;
+            Ok::<_, FsError>(Some((row, len, lower)))
         })?;
-        let Some((row, lower)) = plan else {
+        let Some((row, len, lower)) = plan else {
             let file = self.storage.read(|txn| self.open_lower(txn, ino))?;
             drop(namespace);
-            buf = vec![0; len];
-            let read = file.read_at(&mut buf, offset)?;
-            buf.truncate(read);
-            return Ok(buf);
+            return Ok(file.read_at(buf, offset)?);
         };
         for (at, len) in lower {
             let start = usize_of(at - offset);
             self.read_origin(ino, &row, at, &mut buf[start..start + usize_of(len)])?;
         }
-        Ok(buf)
+        Ok(len)
     }
 
     /// Writes all of `data` at `offset`. With `kill_suid_sgid` the set-user-ID

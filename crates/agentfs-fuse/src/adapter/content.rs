@@ -3,17 +3,38 @@
 //!
 //! Must never wait for the kernel: what needs its cached pages first is handed on.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use agentfs_core::overlay::SeekWhence;
 use agentfs_core::{Ino, LowerLayer, Storage};
-use fuser::{Errno, ReplyEmpty, ReplyLseek, ReplyWrite, WriteFlags};
+use fuser::{Errno, ReplyData, ReplyEmpty, ReplyLseek, ReplyWrite, WriteFlags};
 
 use super::answer::empty;
 use super::{AgentFs, REQUEST_MAX_BYTES};
 use crate::convert::{errno, fallocate_mode};
 
+thread_local! {
+    /// What an answering thread reads into. A new one for each request would be a
+    /// page fault for each of its pages, and never in the processor's cache.
+    static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
+    /// `pread(2)`, or what the cache of the kernel wants to have.
+    pub(super) fn read_data(&self, number: Ino, offset: u64, size: u32, reply: ReplyData) {
+        let size = size as usize;
+        READ_BUFFER.with_borrow_mut(|buffer| {
+            if buffer.len() < size {
+                buffer.resize(size, 0);
+            }
+            match self.overlay.read_into(number, offset, &mut buffer[..size]) {
+                Ok(read) => reply.data(&buffer[..read]),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
     /// Bytes of a program, or of the cache of the kernel.
     pub(super) fn write_data(
         &self,

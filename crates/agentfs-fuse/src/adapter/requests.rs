@@ -237,9 +237,8 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.serve(request, Operation::Read, || {
-            let data = self.overlay.read(ino(number), offset, size as usize);
-            bytes(data, reply);
+        self.serve_content(request, Operation::Read, size as usize, || {
+            self.read_data(ino(number), offset, size, reply);
         });
     }
 
@@ -255,7 +254,7 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.serve(request, Operation::Write, || {
+        self.serve_content(request, Operation::Write, data.len(), || {
             self.write_data(ino(number), offset, data, flags, reply);
         });
     }

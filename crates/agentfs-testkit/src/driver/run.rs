@@ -5,7 +5,7 @@ use agentfs_core::overlay::Times;
 use agentfs_core::types::{Attr, Ino};
 
 use super::refs::Handle;
-use super::{Checked, Divergence, Driver, World, diverged};
+use super::{Checked, Divergence, Driver, View, World, diverged};
 use crate::faults::Tally;
 use crate::model::{Given, NodeId, Outcome};
 use crate::op::Action;
@@ -19,6 +19,19 @@ pub(super) enum Got {
     Peek(Attr),
     Bytes(Vec<u8>),
     Count(u64),
+}
+
+/// `pread(2)` into a buffer that has seen other bytes, none of which may show.
+pub(super) fn read_over<W: World>(
+    overlay: &View<W>,
+    ino: Ino,
+    offset: u64,
+    len: usize,
+) -> Result<Vec<u8>, FsError> {
+    let mut buf = vec![0xA5; len];
+    let read = overlay.read_into(ino, offset, &mut buf)?;
+    buf.truncate(read);
+    Ok(buf)
 }
 
 impl<W: World> Driver<W> {
@@ -88,7 +101,7 @@ impl<W: World> Driver<W> {
                 .map(unit),
             Action::SetAttr { set, .. } => overlay.setattr(inos[0], set).map(Got::Peek),
             Action::Read { offset, len, .. } => {
-                overlay.read(inos[0], *offset, *len).map(Got::Bytes)
+                read_over::<W>(overlay, inos[0], *offset, *len).map(Got::Bytes)
             }
             Action::Write {
                 offset,

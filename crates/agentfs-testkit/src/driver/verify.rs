@@ -9,7 +9,7 @@ use agentfs_core::overlay::SeekWhence;
 use agentfs_core::storage::Storage;
 use agentfs_core::types::{Attr, FileKind, Ino, Name};
 
-use super::run::same_bytes;
+use super::run::{read_over, same_bytes};
 use super::{Checked, Divergence, Driver, World, diverged, show};
 use crate::model::{Body, NodeId, ROOT, SparseBytes};
 use crate::op::name_pool;
@@ -183,7 +183,7 @@ impl<W: World> Driver<W> {
         }
         for (from, to) in pieces {
             let len = usize::try_from(to - from).expect("a small piece");
-            match self.overlay().read(ino, from, len) {
+            match read_over::<W>(self.overlay(), ino, from, len) {
                 Ok(real) => same_bytes(from, &real, &expected.read(from, len))?,
                 Err(e) => diverged!("read of {len} bytes at {from}: {e:?}"),
             }

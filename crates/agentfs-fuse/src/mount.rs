@@ -23,7 +23,8 @@ use crate::read_ahead;
 /// How an overlay is served.
 #[derive(Clone)]
 pub struct FuseConfig {
-    /// Threads that answer requests.
+    /// Threads that answer requests. More than there are processors: in a cold base
+    /// each waits for the disk.
     pub threads: usize,
     /// How long the kernel may keep what it has learned of a base directory
     /// whose changes are not told.
@@ -41,11 +42,11 @@ pub struct FuseConfig {
 }
 
 impl FuseConfig {
-    /// The defaults: two threads, half a second, writeback.
+    /// The defaults: eight threads, half a second, writeback.
     #[must_use]
     pub fn new(interest: Arc<dyn DirInterest>) -> Self {
         Self {
-            threads: 2,
+            threads: 8,
             unwatched_ttl: Duration::from_millis(500),
             writeback: true,
             interest,

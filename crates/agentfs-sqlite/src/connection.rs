@@ -20,8 +20,10 @@ const BUSY_PATIENCE: Duration = Duration::from_secs(5);
 /// The largest value or row that is believed, in bytes: chunks and key-values
 /// are far below.
 const VALUE_MAX_BYTES: i32 = 64 << 20;
-/// SQLite's own page cache, per connection, in KiB.
+/// SQLite's own page cache in KiB: of the connection that writes, and of each that
+/// reads, of which there can be one for every thread that answers requests.
 const PAGE_CACHE_KIB: i32 = 16 << 10;
+const READER_PAGE_CACHE_KIB: i32 = 4 << 10;
 
 /// What may be done with the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +35,14 @@ pub(crate) enum Access {
     /// Queries without any lock and without creating a file: what a database at
     /// rest, or in a place that cannot be written, needs.
     Snapshot,
+}
+
+/// As [`open`], for queries alone: with less memory.
+pub(crate) fn open_reader(path: &Path, access: Access) -> Result<Connection, StorageError> {
+    let conn = open(path, access)?;
+    conn.pragma_update(None, "cache_size", -READER_PAGE_CACHE_KIB)
+        .map_err(|e| storage_error(&e))?;
+    Ok(conn)
 }
 
 /// Opens a connection that takes part in SQLite's locking, in WAL mode.
@@ -96,6 +106,7 @@ fn open_unlocked(uri: PathBuf) -> Result<Connection, StorageError> {
         // come before anything that looks at the file.
         conn.pragma_update_and_check(None, "locking_mode", "EXCLUSIVE", |_| Ok(()))?;
         configure(&conn)?;
+        conn.pragma_update(None, "cache_size", -READER_PAGE_CACHE_KIB)?;
         conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
         Ok(conn)
     })()

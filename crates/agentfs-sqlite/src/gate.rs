@@ -58,7 +58,7 @@ const SHORT_LOCK_PATIENCE: Duration = Duration::from_millis(500);
 /// How often a query is run again because the file moved under a snapshot.
 const SNAPSHOT_ATTEMPTS: u32 = 100;
 /// Connections for reading kept open between leases.
-const READERS_KEPT: usize = 4;
+const READERS_KEPT: usize = 8;
 
 /// The way in to one database file.
 #[derive(Debug)]
@@ -214,18 +214,18 @@ impl Gate {
         purpose: Purpose,
     ) -> Result<Lease<'_>, StorageError> {
         let mut fresh = false;
-        let mut connect = || {
+        let mut connect = |open: fn(&Path, Access) -> Result<Connection, StorageError>| {
             fresh = true;
-            connection::open(&self.paths.database, self.access)
+            open(&self.paths.database, self.access)
         };
         let (conn, snapshot) = match (inner.mode, purpose, inner.open.as_mut()) {
             (Mode::Shared, Purpose::Write, Some(open)) => match open.writer.take() {
                 Some(conn) => (Some(conn), None),
-                None => (Some(connect()?), None),
+                None => (Some(connect(connection::open)?), None),
             },
             (Mode::Shared, Purpose::Read, Some(open)) => match open.readers.pop() {
                 Some(conn) => (Some(conn), None),
-                None => (Some(connect()?), None),
+                None => (Some(connect(connection::open_reader)?), None),
             },
             (_, Purpose::Write, _) => return Err(StorageError::Busy),
             // The first query finds out whether a kept snapshot is current.

@@ -20,10 +20,10 @@ const BUSY_PATIENCE: Duration = Duration::from_secs(5);
 /// The largest value or row that is believed, in bytes: chunks and key-values
 /// are far below.
 const VALUE_MAX_BYTES: i32 = 64 << 20;
-/// SQLite's own page cache in KiB: of the connection that writes, and of each that
-/// reads, of which there can be one for every thread that answers requests.
-const PAGE_CACHE_KIB: i32 = 16 << 10;
-const READER_PAGE_CACHE_KIB: i32 = 4 << 10;
+/// SQLite's own page cache, in KiB, of the connection that writes (or is the first).
+pub(crate) const PAGE_CACHE_KIB: i32 = 16 << 10;
+/// That of each that reads: there can be one for every thread that answers requests.
+pub(crate) const READER_PAGE_CACHE_KIB: i32 = 4 << 10;
 
 /// What may be done with the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,16 +37,12 @@ pub(crate) enum Access {
     Snapshot,
 }
 
-/// As [`open`], for queries alone: with less memory.
-pub(crate) fn open_reader(path: &Path, access: Access) -> Result<Connection, StorageError> {
-    let conn = open(path, access)?;
-    conn.pragma_update(None, "cache_size", -READER_PAGE_CACHE_KIB)
-        .map_err(|e| storage_error(&e))?;
-    Ok(conn)
-}
-
 /// Opens a connection that takes part in SQLite's locking, in WAL mode.
-pub(crate) fn open(path: &Path, access: Access) -> Result<Connection, StorageError> {
+pub(crate) fn open(
+    path: &Path,
+    access: Access,
+    page_cache_kib: i32,
+) -> Result<Connection, StorageError> {
     let mut flags = OpenFlags::SQLITE_OPEN_NO_MUTEX;
     flags |= match access {
         Access::ReadWrite => OpenFlags::SQLITE_OPEN_READ_WRITE,
@@ -61,7 +57,7 @@ pub(crate) fn open(path: &Path, access: Access) -> Result<Connection, StorageErr
         // A connection that is closed because others wrote holds a stale view
         // of the -wal: it must not write that to the database file.
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        configure(&conn)?;
+        configure(&conn, page_cache_kib)?;
         if access == Access::ReadWrite {
             conn.pragma_update(None, "synchronous", "NORMAL")?;
             // Checkpoints are made on the committer thread when it suits.
@@ -105,8 +101,7 @@ fn open_unlocked(uri: PathBuf) -> Result<Connection, StorageError> {
         // Keeps the index of the -wal in memory instead of in the -shm. Has to
         // come before anything that looks at the file.
         conn.pragma_update_and_check(None, "locking_mode", "EXCLUSIVE", |_| Ok(()))?;
-        configure(&conn)?;
-        conn.pragma_update(None, "cache_size", -READER_PAGE_CACHE_KIB)?;
+        configure(&conn, READER_PAGE_CACHE_KIB)?;
         conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
         Ok(conn)
     })()
@@ -130,7 +125,7 @@ fn snapshot_uri(path: &Path, immutable: bool) -> PathBuf {
 
 /// What holds for every connection: a database is somebody else's file, so its
 /// triggers, views and functions in the schema are not run.
-fn configure(conn: &Connection) -> rusqlite::Result<()> {
+fn configure(conn: &Connection, page_cache_kib: i32) -> rusqlite::Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
@@ -138,7 +133,7 @@ fn configure(conn: &Connection) -> rusqlite::Result<()> {
     conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_MAX_BYTES)?;
     conn.pragma_update(None, "cell_size_check", true)?;
     conn.pragma_update(None, "temp_store", "MEMORY")?;
-    conn.pragma_update(None, "cache_size", -PAGE_CACHE_KIB)?;
+    conn.pragma_update(None, "cache_size", -page_cache_kib)?;
     conn.pragma_update(None, "mmap_size", 0)?;
     conn.set_prepared_statement_cache_capacity(128);
     Ok(())

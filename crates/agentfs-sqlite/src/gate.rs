@@ -46,7 +46,7 @@ use agentfs_core::StorageError;
 use parking_lot::Mutex;
 use rusqlite::Connection;
 
-use crate::connection::{self, Access};
+use crate::connection::{self, Access, PAGE_CACHE_KIB, READER_PAGE_CACHE_KIB};
 use crate::error::io_error;
 use crate::files::DatabaseFiles;
 use crate::stamp::{self, Left, Stamp};
@@ -214,18 +214,18 @@ impl Gate {
         purpose: Purpose,
     ) -> Result<Lease<'_>, StorageError> {
         let mut fresh = false;
-        let mut connect = |open: fn(&Path, Access) -> Result<Connection, StorageError>| {
+        let mut connect = |page_cache_kib| {
             fresh = true;
-            open(&self.paths.database, self.access)
+            connection::open(&self.paths.database, self.access, page_cache_kib)
         };
         let (conn, snapshot) = match (inner.mode, purpose, inner.open.as_mut()) {
             (Mode::Shared, Purpose::Write, Some(open)) => match open.writer.take() {
                 Some(conn) => (Some(conn), None),
-                None => (Some(connect(connection::open)?), None),
+                None => (Some(connect(PAGE_CACHE_KIB)?), None),
             },
             (Mode::Shared, Purpose::Read, Some(open)) => match open.readers.pop() {
                 Some(conn) => (Some(conn), None),
-                None => (Some(connect(connection::open_reader)?), None),
+                None => (Some(connect(READER_PAGE_CACHE_KIB)?), None),
             },
             (_, Purpose::Write, _) => return Err(StorageError::Busy),
             // The first query finds out whether a kept snapshot is current.
@@ -308,7 +308,7 @@ impl Gate {
                 "the file was removed or replaced while it was in use".into(),
             ));
         }
-        let conn = connection::open(&self.paths.database, self.access)?;
+        let conn = connection::open(&self.paths.database, self.access, PAGE_CACHE_KIB)?;
         let read_write = self.access == Access::ReadWrite;
         let open = |path: &Path| File::options().read(true).write(read_write).open(path);
         let files = (|| {

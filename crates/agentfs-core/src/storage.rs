@@ -127,6 +127,14 @@ pub struct ToolCallRow {
 /// The bytes of one chunk, shared without copying.
 pub type Chunk = Arc<[u8]>;
 
+/// Copies the bytes of a chunk from `skip` on into `buf`, zeros where it is too short.
+pub fn copy_chunk(chunk: &[u8], skip: usize, buf: &mut [u8]) {
+    let bytes = chunk.get(skip..).unwrap_or_default();
+    let (there, beyond) = buf.split_at_mut(bytes.len().min(buf.len()));
+    there.copy_from_slice(&bytes[..there.len()]);
+    beyond.fill(0);
+}
+
 /// Reading, within a transaction: one consistent state.
 pub trait ReadTxn {
     /// The row of an inode.
@@ -157,6 +165,23 @@ pub trait ReadTxn {
     /// The bytes of a chunk: at most the chunk size; absent chunks are holes
     /// (or the lower file's bytes); bytes past a short chunk are zero.
     fn chunk(&self, ino: Ino, index: u64) -> Result<Option<Chunk>, StorageError>;
+    /// Copies the bytes of a chunk from `skip` on into `buf`, zeros where it is too
+    /// short, and returns whether there is one; if not, or after an error, what `buf`
+    /// holds means nothing. What is read whole need not be kept: nobody is likely to
+    /// ask for it again.
+    fn read_chunk(
+        &self,
+        ino: Ino,
+        index: u64,
+        skip: usize,
+        buf: &mut [u8],
+    ) -> Result<bool, StorageError> {
+        let Some(chunk) = self.chunk(ino, index)? else {
+            return Ok(false);
+        };
+        copy_chunk(&chunk, skip, buf);
+        Ok(true)
+    }
     /// The smallest index of a stored chunk at or after `from`.
     fn next_chunk(&self, ino: Ino, from: u64) -> Result<Option<u64>, StorageError>;
     /// The target of a symbolic link.

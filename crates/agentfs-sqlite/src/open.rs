@@ -28,8 +28,8 @@ use crate::wal;
 
 /// How long opening waits for another program that holds the file.
 const OPEN_PATIENCE: Duration = Duration::from_secs(5);
-const PAGE_SIZE_BYTES: u32 = 16_384;
-const CHUNK_SIZE_BYTES: u32 = 65_536;
+const PAGE_SIZE_BYTES: u32 = 8_192;
+const CHUNK_SIZE_BYTES: u32 = 32_768;
 
 /// How a database is to be opened.
 #[derive(Clone, Debug)]

@@ -223,6 +223,18 @@ pub(crate) fn chunk(
     index: u64,
     chunk_size_bytes: u32,
 ) -> Result<Option<Chunk>> {
+    with_chunk(conn, sql, ino, index, chunk_size_bytes, |data| data.into())
+}
+
+/// Lends the bytes of a chunk to `f`.
+pub(crate) fn with_chunk<T>(
+    conn: &Connection,
+    sql: &VolumeSql,
+    ino: Ino,
+    index: u64,
+    chunk_size_bytes: u32,
+    f: impl FnOnce(&[u8]) -> T,
+) -> Result<Option<T>> {
     let Ok(signed_index) = i64::try_from(index) else {
         return Ok(None);
     };
@@ -237,7 +249,7 @@ pub(crate) fn chunk(
             ValueRef::Blob(data) if data.is_empty() || data.len() > chunk_size_bytes as usize => {
                 Err(r.corrupt(format_args!("data is {} bytes", data.len())))
             }
-            ValueRef::Blob(data) => Ok(Chunk::from(data)),
+            ValueRef::Blob(data) => Ok(f(data)),
             other => Err(r.corrupt(format_args!("data is {}", other.data_type()))),
         },
     )

@@ -8,10 +8,10 @@
 mod read;
 mod write;
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::sync::Arc;
 
-use agentfs_core::storage::{Chunk, InodeRow};
+use agentfs_core::storage::{Chunk, InodeRow, copy_chunk};
 use agentfs_core::{Ino, LowerPath, Name, StorageError};
 use rusqlite::Connection;
 
@@ -234,6 +234,27 @@ impl<'a> Txn<'a> {
             self.cache().put_chunk(ino, index, chunk.clone());
         }
         Ok(chunk)
+    }
+
+    /// Copies all bytes of a chunk into `buf`, which is as long as a chunk can be, past
+    /// the cache. Whether there is one.
+    fn read_clean_chunk(&self, ino: Ino, index: u64, buf: &mut [u8]) -> Result<bool> {
+        if !self.may_have_inode(ino)? {
+            return Ok(false);
+        }
+        if let Some(chunk) = self.cache().chunk(ino, index) {
+            copy_chunk(&chunk, 0, buf);
+            return Ok(true);
+        }
+        let (sql, chunk_size) = (self.sql(), self.shared.chunk_size_bytes());
+        // A query may be run again: the last run is the one that counts.
+        let buf = RefCell::new(buf);
+        let copied = self.query(None, |conn| {
+            rows::with_chunk(conn, sql, ino, index, chunk_size, |data| {
+                copy_chunk(data, 0, &mut buf.borrow_mut());
+            })
+        })?;
+        Ok(copied.is_some())
     }
 
     /// The length of a stored chunk, without its bytes.

@@ -242,14 +242,10 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
             let start = index * chunk_size;
             let (from, to) = (offset.max(start), end.min(start + chunk_size));
             let place = usize_of(from - offset);
-            if let Some(chunk) = txn.chunk(ino, index)? {
-                let to = to.min(start + chunk.len() as u64);
-                if from < to {
-                    let source = &chunk[usize_of(from - start)..usize_of(to - start)];
-                    buf[known..place].fill(0);
-                    known = place + source.len();
-                    buf[place..known].copy_from_slice(source);
-                }
+            let part = &mut buf[place..usize_of(to - offset)];
+            if txn.read_chunk(ino, index, usize_of(from - start), part)? {
+                buf[known..place].fill(0);
+                known = usize_of(to - offset);
             } else if from < lower_len {
                 let to = to.min(lower_len);
                 match lower.last_mut() {

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use agentfs_core::storage::{Chunk, InodeRow, KvRow, ReadTxn, ToolCallRow};
+use agentfs_core::storage::{Chunk, InodeRow, KvRow, ReadTxn, ToolCallRow, copy_chunk};
 use agentfs_core::{Ino, LowerPath, Name};
 
 use super::{Result, Txn};
@@ -145,6 +145,19 @@ impl ReadTxn for Txn<'_> {
         Ok(patches.iter().rev().fold(base, |base, patch| {
             Some(patch.applied_to(base.as_deref().unwrap_or_default()))
         }))
+    }
+
+    fn read_chunk(&self, ino: Ino, index: u64, skip: usize, buf: &mut [u8]) -> Result<bool> {
+        let is_whole = skip == 0 && buf.len() == self.shared.chunk_size_bytes() as usize;
+        let is_clean = || matches!(self.said(|delta| delta.chunk(ino, index)), Said::Nothing);
+        if is_whole && is_clean() {
+            return self.read_clean_chunk(ino, index, buf);
+        }
+        let Some(chunk) = self.chunk(ino, index)? else {
+            return Ok(false);
+        };
+        copy_chunk(&chunk, skip, buf);
+        Ok(true)
     }
 
     fn next_chunk(&self, ino: Ino, from: u64) -> Result<Option<u64>> {

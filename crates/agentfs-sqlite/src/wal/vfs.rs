@@ -34,9 +34,10 @@ struct WalFile {
 /// Where the real file begins, aligned for anything.
 const REAL_AT: usize = size_of::<WalFile>().next_multiple_of(16);
 
-/// SQLite's `os_unix.c` writes less than 128 KiB at once, and takes a rest of just that
-/// for a full disk.
-const WRITE_MAX_BYTES: usize = 124 << 10;
+/// Pieces end on a boundary of this, so that the host can put each into one piece of its
+/// page cache. `os_unix.c` of SQLite writes less than 128 KiB at once, and takes a rest of
+/// just that for a full disk.
+const WRITE_BYTES: u64 = 64 << 10;
 
 /// For a `-wal`: version 1 has neither shared memory nor mapping, which SQLite uses
 /// through the database's file alone.
@@ -93,8 +94,10 @@ impl Sink for Real {
     const FAILED_BEFORE: c_int = ffi::SQLITE_IOERR_WRITE;
 
     fn write(&mut self, bytes: &[u8], offset: u64) -> Result<(), c_int> {
-        let mut at = offset;
-        for piece in bytes.chunks(WRITE_MAX_BYTES) {
+        let (mut rest, mut at) = (bytes, offset);
+        while !rest.is_empty() {
+            let room = usize::try_from(WRITE_BYTES - at % WRITE_BYTES).unwrap_or(usize::MAX);
+            let (piece, later) = rest.split_at(rest.len().min(room));
             let (Ok(len), Ok(offset)) = (c_int::try_from(piece.len()), i64::try_from(at)) else {
                 return Err(ffi::SQLITE_IOERR_WRITE);
             };
@@ -111,6 +114,7 @@ impl Sink for Real {
                 return Err(code);
             }
             at += piece.len() as u64;
+            rest = later;
         }
         Ok(())
     }

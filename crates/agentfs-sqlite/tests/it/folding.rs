@@ -11,8 +11,8 @@ use agentfs_sqlite::{Database, OpenOptions, SqliteStorage, Volume};
 use crate::kit::{Dir, Shell, inode, name, wal_of};
 
 /// Enough not to be folded between two batches, and for the `-wal` to be shortened.
-const LARGE_CHUNKS: u64 = 1600;
-const CHUNK_BYTES: usize = 60_000;
+const LARGE_CHUNKS: u64 = 3200;
+const CHUNK_BYTES: usize = 30_000;
 
 /// Beyond this it is shortened.
 const LARGE_BYTES: u64 = 64 << 20;

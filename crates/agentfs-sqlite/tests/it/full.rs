@@ -17,7 +17,7 @@ fn write_file(storage: &SqliteStorage, number: u32) -> Result<(), StorageError> 
     storage.write(|txn| {
         let ino = txn.allocate_ino()?;
         txn.put_inode(ino, &inode(FileKind::Regular, number))?;
-        txn.put_chunk(ino, 0, Chunk::from(vec![number.to_le_bytes()[0]; 60_000]))?;
+        txn.put_chunk(ino, 0, Chunk::from(vec![number.to_le_bytes()[0]; 30_000]))?;
         txn.put_dentry(Ino::ROOT, &name(format!("f{number}")), ino)
     })
 }
@@ -74,7 +74,7 @@ fn child_on_a_small_file_system() {
         let ino = txn.dentry(Ino::ROOT, &name("f1"))?.unwrap();
         txn.chunk(ino, 0)
     });
-    assert_eq!(*first.unwrap().unwrap(), [1; 60_000]);
+    assert_eq!(*first.unwrap().unwrap(), [1; 30_000]);
     // Deleting needs no room here.
     delete_file(&storage, number).unwrap();
     delete_file(&storage, 0).unwrap();

@@ -37,7 +37,7 @@ fn a_new_database_is_closed_to_one_file_and_keeps_what_was_written() {
     assert_eq!(dir.sqlite3("PRAGMA integrity_check"), "ok");
     assert_eq!(
         dir.sqlite3("PRAGMA page_size; PRAGMA journal_mode"),
-        "16384\nwal"
+        "8192\nwal"
     );
     assert_eq!(database.integrity_check().unwrap(), Vec::<String>::new());
 }
@@ -560,7 +560,7 @@ fn regression_a_log_just_begun_is_not_removed_by_who_only_looks() {
     let log = std::fs::read(&wal).unwrap();
     database.close().unwrap();
     drop((database, storage));
-    for len in [32, 32 + 24 + 16_384] {
+    for len in [32, 32 + 24 + 8_192] {
         std::fs::write(&wal, &log[..len]).unwrap();
         let looks = Database::open(&dir.path(), &OpenOptions::new().read_only(true)).unwrap();
         let read = looks.volume(Volume::View).read(|txn| txn.kv("k")).unwrap();

@@ -126,6 +126,53 @@ pub(super) fn chunks<B: StorageBench>(bench: &mut B) {
     );
 }
 
+pub(super) fn parts<B: StorageBench>(bench: &mut B) {
+    const CHUNK_BYTES: usize = 512;
+    let storage = bench.create(512);
+    let whole: Vec<u8> = (0..CHUNK_BYTES).map(|n| n.to_le_bytes()[0]).collect();
+    storage
+        .write(|txn| {
+            txn.put_inode(Ino(5), &row(FileKind::Regular, 1))?;
+            txn.put_chunk(Ino(5), 0, whole.clone().into())?;
+            txn.put_chunk(Ino(5), 1, whole[..100].into())?;
+            txn.put_chunk(Ino(5), 3, whole.clone().into())
+        })
+        .unwrap();
+    let mut changed = whole.clone();
+    changed[7] = 99;
+    // Pending, clean, pending in part over what is clean, and clean again.
+    let expect = |storage: &B::S, last: &[u8]| {
+        for (index, stored) in [
+            (0, Some(&whole[..])),
+            (1, Some(&whole[..100])),
+            (2, None),
+            (3, Some(last)),
+        ] {
+            for (skip, len) in [(0, 512), (0, 511), (1, 511), (90, 20), (100, 5), (400, 112)] {
+                let mut buf = vec![0xee; len];
+                let found = storage.read(|txn| txn.read_chunk(Ino(5), index, skip, &mut buf));
+                assert_eq!(found.unwrap(), stored.is_some(), "chunk {index}");
+                if let Some(stored) = stored {
+                    let mut padded = stored.to_vec();
+                    padded.resize(CHUNK_BYTES, 0);
+                    assert_eq!(buf, padded[skip..skip + len], "chunk {index} from {skip}");
+                }
+            }
+        }
+    };
+    expect(&storage, &whole);
+    let storage = bench.reopen(storage);
+    expect(&storage, &whole);
+    let patched = storage.write(|txn| txn.patch_chunk(Ino(5), 3, CHUNK_BYTES, 7, &[99]));
+    assert_eq!(patched, Ok(true));
+    expect(&storage, &changed);
+    let storage = bench.reopen(storage);
+    expect(&storage, &changed);
+    // An inode that there never was.
+    let found = storage.read(|txn| txn.read_chunk(Ino(6), 0, 0, &mut [0; CHUNK_BYTES]));
+    assert_eq!(found, Ok(false));
+}
+
 pub(super) fn patches<B: StorageBench>(bench: &mut B) {
     let (storage, ino) = (bench.create(512), Ino(5));
     storage

@@ -27,7 +27,7 @@ type Clause<B> = (&'static str, fn(&mut B));
 
 /// Runs all clauses; a panic names the one that does not hold.
 pub fn storage_suite<B: StorageBench>(bench: &mut B) {
-    let clauses: [Clause<B>; 15] = [
+    let clauses: [Clause<B>; 16] = [
         ("a write that succeeds is applied whole", applied_whole),
         ("a write that fails leaves no trace", no_trace),
         ("a write that panics leaves no trace", no_trace_of_a_panic),
@@ -44,6 +44,10 @@ pub fn storage_suite<B: StorageBench>(bench: &mut B) {
         (
             "chunks are found, replaced and removed by range",
             content::chunks,
+        ),
+        (
+            "parts of chunks are read, zeros where they are short",
+            content::parts,
         ),
         ("parts of chunks are overwritten", content::patches),
         ("the chunk size is kept and enforced", content::chunk_size),

@@ -128,6 +128,16 @@ macro_rules! read_methods {
             tick(self.faults)?;
             self.inner.chunk(ino, index)
         }
+        fn read_chunk(
+            &self,
+            ino: Ino,
+            index: u64,
+            skip: usize,
+            buf: &mut [u8],
+        ) -> Result<bool, StorageError> {
+            tick(self.faults)?;
+            self.inner.read_chunk(ino, index, skip, buf)
+        }
         fn next_chunk(&self, ino: Ino, from: u64) -> Result<Option<u64>, StorageError> {
             tick(self.faults)?;
             self.inner.next_chunk(ino, from)

@@ -9,6 +9,7 @@
 mod chart;
 mod host;
 mod inputs;
+mod memory;
 mod phase;
 mod report;
 mod requests;
@@ -26,6 +27,7 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use clap::{Args, Subcommand};
 
+use memory::HeldMemory;
 pub(crate) use report::aligned;
 pub(crate) use scale::{create as create_files, probe as probe_files};
 pub(crate) use target::build as build_agentfs;
@@ -73,6 +75,10 @@ struct CommonArgs {
     /// Prints JSON in place of the table.
     #[arg(long)]
     json: bool,
+    /// In a virtual machine: keeps free memory from going back to the host meanwhile,
+    /// and takes back first what did (root only; up to a minute).
+    #[arg(long)]
+    hold_memory: bool,
 }
 
 impl CommonArgs {
@@ -84,6 +90,21 @@ impl CommonArgs {
                 "docs/benchmarks"
             })
         })
+    }
+
+    /// What becomes of free memory, if that is worth a word.
+    fn memory_note(&self) -> Option<String> {
+        if self.hold_memory {
+            Some("free memory stayed with the machine (--hold-memory)".to_owned())
+        } else if HeldMemory::is_needed() {
+            Some(
+                "free memory goes back to the host of this virtual machine: whatever takes new \
+                 memory may be several times slower (--hold-memory)"
+                    .to_owned(),
+            )
+        } else {
+            None
+        }
     }
 
     fn check(&self) -> anyhow::Result<()> {
@@ -99,10 +120,24 @@ impl CommonArgs {
 /// # Errors
 /// When the inputs cannot be made or no target can be set up; a phase that
 /// fails is a result.
+#[allow(clippy::print_stderr)] // a command-line tool speaks on its terminal
 pub(crate) fn run(root: &Path, args: &BenchArgs) -> anyhow::Result<()> {
-    match &args.command {
+    let common = match &args.command {
+        None => &args.table.common,
+        Some(BenchCommand::Startup(startup)) => &startup.common,
+        Some(BenchCommand::Scale(scale)) => &scale.common,
+    };
+    let held = if common.hold_memory {
+        eprintln!("taking memory back from the host");
+        HeldMemory::hold()?
+    } else {
+        None
+    };
+    let outcome = match &args.command {
         None => rounds::run(root, &args.table),
         Some(BenchCommand::Startup(startup)) => startup::run(root, startup),
         Some(BenchCommand::Scale(scale)) => scale::run(root, scale),
-    }
+    };
+    drop(held);
+    outcome
 }

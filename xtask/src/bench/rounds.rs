@@ -30,7 +30,7 @@ const SETTLE: Duration = Duration::from_millis(150);
 #[derive(Args)]
 pub(super) struct TableArgs {
     #[command(flatten)]
-    common: CommonArgs,
+    pub(super) common: CommonArgs,
     /// Times each phase is run on each target; the median counts.
     #[arg(long, default_value_t = 3)]
     rounds: usize,

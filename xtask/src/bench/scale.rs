@@ -35,7 +35,7 @@ const COLD_NOTE: &str = "\nCold: the kernel's caches were dropped, the server's 
 #[derive(Args)]
 pub(super) struct ScaleArgs {
     #[command(flatten)]
-    common: CommonArgs,
+    pub(super) common: CommonArgs,
     /// Files of one session, at most; default 1,000,000 (20,000 with `--quick`).
     #[arg(long)]
     files: Option<usize>,

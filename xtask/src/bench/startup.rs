@@ -21,7 +21,7 @@ use super::{CommonArgs, host, report, stats};
 #[derive(Args)]
 pub(super) struct StartupArgs {
     #[command(flatten)]
-    common: CommonArgs,
+    pub(super) common: CommonArgs,
     /// Times each is done; the median counts.
     #[arg(long, default_value_t = 30)]
     times: usize,

@@ -88,7 +88,7 @@ pub(super) fn ours(root: &Path, common: &CommonArgs) -> anyhow::Result<(Vec<Targ
         Some(name) => Some(User::find(name)?),
         None => User::find("agentfs-test").ok(),
     };
-    let mut notes = Vec::new();
+    let mut notes = Vec::from_iter(common.memory_note());
     if let Some(user) = user {
         host::open_dev_fuse()?;
         let mut target = Target::new("agentfs (user)", kind);

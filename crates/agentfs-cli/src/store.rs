@@ -142,17 +142,35 @@ pub(crate) fn lower(located: &Located, path: &Path) -> Result<Lower> {
     Ok(Arc::new(without_database(host, path, located)))
 }
 
-/// The base as a lower layer, or an empty one and its path when it is not there.
+/// Why there is no base to look at.
+pub(crate) enum NoBase {
+    /// The database says nothing of one: a copy elsewhere, for instance.
+    Unknown,
+    /// It is not there.
+    Gone(PathBuf),
+}
+
+impl std::fmt::Display for NoBase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unknown => f.write_str("the database says nothing of a base directory"),
+            Self::Gone(base) => write!(f, "the base {} is not there", output::path(base)),
+        }
+    }
+}
+
+/// The base as a lower layer, or an empty one and why.
 pub(crate) fn lower_or_nothing(
     located: &Located,
     database: &Database,
-) -> Result<(Lower, Option<PathBuf>)> {
+) -> Result<(Lower, Option<NoBase>)> {
+    let nothing = |why| Ok((Arc::new(MemoryLower::new()) as Lower, Some(why)));
     let Ok(path) = base::of(located, database) else {
-        return Ok((Arc::new(MemoryLower::new()), None));
+        return nothing(NoBase::Unknown);
     };
     match HostDir::open(&path) {
         Ok(host) => Ok((Arc::new(without_database(host, &path, located)), None)),
-        Err(_) => Ok((Arc::new(MemoryLower::new()), Some(path))),
+        Err(_) => nothing(NoBase::Gone(path)),
     }
 }
 

@@ -30,6 +30,21 @@ fn cat_of(world: &World, copy: &Path, path: &str) -> String {
     world.agentfs_out(["fs", "cat", copy, path]).out()
 }
 
+/// A copy elsewhere does not say which directory it is of: nothing is held against none.
+#[test]
+fn a_copy_elsewhere_is_looked_at_by_itself() {
+    let world = with_a_file();
+    let done = world.in_session("demo", "rm file").finish();
+    let _ = done.ok();
+    check(&world, &["export", "demo", "../copy.db"], 0, "", "");
+    let copy = world.dir.join("copy.db").to_str().unwrap().to_owned();
+    let unknown = "agentfs: the database says nothing of a base directory: ";
+    let sound = format!("{unknown}the database was checked by itself\nagentfs: {copy} is sound\n");
+    check(&world, &["check", &copy], 0, "", &sound);
+    let alone = format!("{unknown}only what the session itself holds is shown\n");
+    check(&world, &["fs", "ls", &copy], 0, "f made\n", &alone);
+}
+
 #[test]
 #[cfg_attr(missing_sqlite3, ignore = "skipped: sqlite3 is not installed")]
 fn a_copy_is_the_session_in_one_file() {

@@ -71,11 +71,8 @@ pub(crate) fn check(args: &CheckArgs) -> Result<u8> {
         }
     }
     out.finish()?;
-    if let Some(base) = missing {
-        say(format_args!(
-            "the base {} is not there, so the database was checked by itself",
-            output::path(&base)
-        ));
+    if let Some(why) = missing {
+        say(format_args!("{why}: the database was checked by itself"));
     }
     if args.json {
         return Ok(u8::from(errors > 0));

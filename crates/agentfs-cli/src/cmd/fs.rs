@@ -53,10 +53,9 @@ pub(crate) fn fs(args: &FsArgs) -> Result<u8> {
     let located = locate::existing(name)?;
     let store = Store::read(&located)?;
     let (lower, missing) = store::lower_or_nothing(&located, &store.database)?;
-    if let Some(base) = missing {
+    if let Some(why) = missing {
         say(format_args!(
-            "the base {} is not there: only what the session itself holds is shown",
-            output::path(&base)
+            "{why}: only what the session itself holds is shown"
         ));
     }
     let view = store::view(&store, lower)?;

@@ -127,12 +127,17 @@ pub struct ToolCallRow {
 /// The bytes of one chunk, shared without copying.
 pub type Chunk = Arc<[u8]>;
 
-/// Copies the bytes of a chunk from `skip` on into `buf`, zeros where it is too short.
-pub fn copy_chunk(chunk: &[u8], skip: usize, buf: &mut [u8]) {
+/// Copies the bytes of a chunk from `skip` on into `buf`, zeros where it is too short;
+/// whether there is a chunk.
+pub fn copy_chunk(chunk: Option<&[u8]>, skip: usize, buf: &mut [u8]) -> bool {
+    let Some(chunk) = chunk else {
+        return false;
+    };
     let bytes = chunk.get(skip..).unwrap_or_default();
     let (there, beyond) = buf.split_at_mut(bytes.len().min(buf.len()));
     there.copy_from_slice(&bytes[..there.len()]);
     beyond.fill(0);
+    true
 }
 
 /// Reading, within a transaction: one consistent state.
@@ -176,11 +181,7 @@ pub trait ReadTxn {
         skip: usize,
         buf: &mut [u8],
     ) -> Result<bool, StorageError> {
-        let Some(chunk) = self.chunk(ino, index)? else {
-            return Ok(false);
-        };
-        copy_chunk(&chunk, skip, buf);
-        Ok(true)
+        Ok(copy_chunk(self.chunk(ino, index)?.as_deref(), skip, buf))
     }
     /// The smallest index of a stored chunk at or after `from`.
     fn next_chunk(&self, ino: Ino, from: u64) -> Result<Option<u64>, StorageError>;

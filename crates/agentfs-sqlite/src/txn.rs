@@ -221,12 +221,18 @@ impl<'a> Txn<'a> {
         Ok(names)
     }
 
-    fn clean_chunk(&self, ino: Ino, index: u64) -> Result<Option<Chunk>> {
+    /// What can be said of a chunk without a look into SQLite.
+    fn known_chunk(&self, ino: Ino, index: u64) -> Result<Said<Chunk>> {
         if !self.may_have_inode(ino)? {
-            return Ok(None);
+            return Ok(Said::Row(None));
         }
-        if let Some(chunk) = self.cache().chunk(ino, index) {
-            return Ok(Some(chunk));
+        let cached = self.cache().chunk(ino, index);
+        Ok(cached.map_or(Said::Nothing, |chunk| Said::Row(Some(chunk))))
+    }
+
+    fn clean_chunk(&self, ino: Ino, index: u64) -> Result<Option<Chunk>> {
+        if let Said::Row(chunk) = self.known_chunk(ino, index)? {
+            return Ok(chunk);
         }
         let (sql, chunk_size) = (self.sql(), self.shared.chunk_size_bytes());
         let chunk = self.query(None, |conn| rows::chunk(conn, sql, ino, index, chunk_size))?;
@@ -239,19 +245,15 @@ impl<'a> Txn<'a> {
     /// Copies all bytes of a chunk into `buf`, which is as long as a chunk can be, past
     /// the cache. Whether there is one.
     fn read_clean_chunk(&self, ino: Ino, index: u64, buf: &mut [u8]) -> Result<bool> {
-        if !self.may_have_inode(ino)? {
-            return Ok(false);
-        }
-        if let Some(chunk) = self.cache().chunk(ino, index) {
-            copy_chunk(&chunk, 0, buf);
-            return Ok(true);
+        if let Said::Row(chunk) = self.known_chunk(ino, index)? {
+            return Ok(copy_chunk(chunk.as_deref(), 0, buf));
         }
         let (sql, chunk_size) = (self.sql(), self.shared.chunk_size_bytes());
         // A query may be run again: the last run is the one that counts.
         let buf = RefCell::new(buf);
         let copied = self.query(None, |conn| {
             rows::with_chunk(conn, sql, ino, index, chunk_size, |data| {
-                copy_chunk(data, 0, &mut buf.borrow_mut());
+                copy_chunk(Some(data), 0, &mut buf.borrow_mut())
             })
         })?;
         Ok(copied.is_some())

@@ -153,11 +153,7 @@ impl ReadTxn for Txn<'_> {
         if is_whole && is_clean() {
             return self.read_clean_chunk(ino, index, buf);
         }
-        let Some(chunk) = self.chunk(ino, index)? else {
-            return Ok(false);
-        };
-        copy_chunk(&chunk, skip, buf);
-        Ok(true)
+        Ok(copy_chunk(self.chunk(ino, index)?.as_deref(), skip, buf))
     }
 
     fn next_chunk(&self, ino: Ino, from: u64) -> Result<Option<u64>> {

@@ -107,11 +107,18 @@ impl CommonArgs {
         }
     }
 
-    fn check(&self) -> anyhow::Result<()> {
+    /// Looks whether it can be done, and holds memory where that is asked: until what is
+    /// returned is dropped.
+    #[allow(clippy::print_stderr)] // a command-line tool speaks on its terminal
+    fn prepare(&self) -> anyhow::Result<Option<HeldMemory>> {
         if self.work.starts_with("/tmp") || !self.work.is_absolute() {
             bail!("--work must be an absolute path outside /tmp, which a session replaces");
         }
-        Ok(())
+        if !self.hold_memory {
+            return Ok(None);
+        }
+        eprintln!("taking memory back from the host");
+        HeldMemory::hold()
     }
 }
 
@@ -120,24 +127,10 @@ impl CommonArgs {
 /// # Errors
 /// When the inputs cannot be made or no target can be set up; a phase that
 /// fails is a result.
-#[allow(clippy::print_stderr)] // a command-line tool speaks on its terminal
 pub(crate) fn run(root: &Path, args: &BenchArgs) -> anyhow::Result<()> {
-    let common = match &args.command {
-        None => &args.table.common,
-        Some(BenchCommand::Startup(startup)) => &startup.common,
-        Some(BenchCommand::Scale(scale)) => &scale.common,
-    };
-    let held = if common.hold_memory {
-        eprintln!("taking memory back from the host");
-        HeldMemory::hold()?
-    } else {
-        None
-    };
-    let outcome = match &args.command {
+    match &args.command {
         None => rounds::run(root, &args.table),
         Some(BenchCommand::Startup(startup)) => startup::run(root, startup),
         Some(BenchCommand::Scale(scale)) => scale::run(root, scale),
-    };
-    drop(held);
-    outcome
+    }
 }

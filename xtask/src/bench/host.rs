@@ -148,6 +148,11 @@ fn parse_cpu_ms(stat: &str) -> Option<u64> {
     Some((ticks(11)? + ticks(12)?) * 10)
 }
 
+/// A figure of /proc/meminfo.
+pub(super) fn memory_kib(key: &str) -> Option<u64> {
+    parse_status_kib(&fs::read_to_string("/proc/meminfo").ok()?, key)
+}
+
 fn parse_status_kib(status: &str, key: &str) -> Option<u64> {
     let line = status.lines().find(|line| line.starts_with(key))?;
     line.split_whitespace().nth(1)?.parse().ok()
@@ -163,7 +168,7 @@ pub(super) fn machine() -> String {
         .map_or("unknown processor", |(_, model)| model)
         .to_owned();
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let memory = parse_status_kib(&read("/proc/meminfo"), "MemTotal:").unwrap_or(0) / 1024 / 1024;
+    let memory = memory_kib("MemTotal:").unwrap_or(0) / 1024 / 1024;
     let kernel = read("/proc/sys/kernel/osrelease");
     format!(
         "{cores} x {model}, {memory} GiB, Linux {}",

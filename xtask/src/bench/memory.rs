@@ -14,9 +14,9 @@ use super::host;
 
 const ORDER: &str = "/sys/module/page_reporting/parameters/page_reporting_order";
 /// Larger than any block of free pages: none is reported.
-const NEVER: &str = "11";
+const NEVER: u32 = 11;
 /// What is left free while memory is taken back.
-const LEFT_KIB: usize = 1 << 20;
+const LEFT_KIB: u64 = 1 << 20;
 const PAGE_BYTES: usize = 4096;
 
 /// While this lives, free pages stay with the machine.
@@ -35,21 +35,21 @@ impl HeldMemory {
             return Ok(None);
         }
         let order_before = std::fs::read_to_string(ORDER).context(ORDER)?;
-        std::fs::write(ORDER, NEVER).with_context(|| format!("{ORDER}: only root can"))?;
+        std::fs::write(ORDER, NEVER.to_string())
+            .with_context(|| format!("{ORDER}: only root can"))?;
         let held = Self { order_before };
         host::sync()?;
         host::drop_caches()?;
-        touch(free_kib()?.saturating_sub(LEFT_KIB));
+        let free_kib = host::memory_kib("MemFree:").context("no MemFree in /proc/meminfo")?;
+        touch(usize::try_from(free_kib.saturating_sub(LEFT_KIB))?);
         std::fs::write("/proc/sys/vm/compact_memory", "1").context("compact_memory")?;
         Ok(Some(held))
     }
 
     /// Whether free pages go back to the host, as far as can be told.
     pub(super) fn is_needed() -> bool {
-        std::fs::read_to_string(ORDER).is_ok_and(|order| {
-            let order = order.trim().parse::<u32>();
-            order.is_ok_and(|order| NEVER.parse().is_ok_and(|never: u32| order < never))
-        })
+        std::fs::read_to_string(ORDER)
+            .is_ok_and(|order| order.trim().parse().is_ok_and(|order: u32| order < NEVER))
     }
 }
 
@@ -58,14 +58,6 @@ impl Drop for HeldMemory {
         // Without it memory only stays where it is.
         let _ = std::fs::write(ORDER, &self.order_before);
     }
-}
-
-fn free_kib() -> anyhow::Result<usize> {
-    let text = std::fs::read_to_string("/proc/meminfo").context("/proc/meminfo")?;
-    text.lines()
-        .find_map(|line| line.strip_prefix("MemFree:")?.trim().strip_suffix(" kB"))
-        .and_then(|kib| kib.parse().ok())
-        .context("no MemFree in /proc/meminfo")
 }
 
 /// Takes memory and gives it back.

@@ -30,7 +30,7 @@ const SETTLE: Duration = Duration::from_millis(150);
 #[derive(Args)]
 pub(super) struct TableArgs {
     #[command(flatten)]
-    pub(super) common: CommonArgs,
+    common: CommonArgs,
     /// Times each phase is run on each target; the median counts.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -52,7 +52,7 @@ pub(super) struct TableArgs {
 #[allow(clippy::print_stdout, clippy::print_stderr)] // a command-line tool speaks on its terminal
 pub(super) fn run(root: &Path, args: &TableArgs) -> anyhow::Result<()> {
     let common = &args.common;
-    common.check()?;
+    let _held = common.prepare()?;
     let plan = phase::plan(&args.phases)?;
     if args.requests {
         requests::prepare()?;

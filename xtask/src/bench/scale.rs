@@ -35,7 +35,7 @@ const COLD_NOTE: &str = "\nCold: the kernel's caches were dropped, the server's 
 #[derive(Args)]
 pub(super) struct ScaleArgs {
     #[command(flatten)]
-    pub(super) common: CommonArgs,
+    common: CommonArgs,
     /// Files of one session, at most; default 1,000,000 (20,000 with `--quick`).
     #[arg(long)]
     files: Option<usize>,
@@ -80,7 +80,7 @@ impl Column {
 #[allow(clippy::print_stdout, clippy::print_stderr)] // a command-line tool speaks on its terminal
 pub(super) fn run(root: &Path, args: &ScaleArgs) -> anyhow::Result<()> {
     let common = &args.common;
-    common.check()?;
+    let _held = common.prepare()?;
     std::fs::create_dir_all(&common.work)?;
     let worker = target::install_worker(&common.work)?;
     let inputs = inputs::prepare(&common.work, &Scale::QUICK, true)?;

@@ -21,7 +21,7 @@ use super::{CommonArgs, host, report, stats};
 #[derive(Args)]
 pub(super) struct StartupArgs {
     #[command(flatten)]
-    pub(super) common: CommonArgs,
+    common: CommonArgs,
     /// Times each is done; the median counts.
     #[arg(long, default_value_t = 30)]
     times: usize,
@@ -50,7 +50,7 @@ struct Row {
 #[allow(clippy::print_stdout)] // a command-line tool speaks on its terminal
 pub(super) fn run(root: &Path, args: &StartupArgs) -> anyhow::Result<()> {
     let common = &args.common;
-    common.check()?;
+    let _held = common.prepare()?;
     std::fs::create_dir_all(&common.work)?;
     let worker = target::install_worker(&common.work)?;
     let inputs = inputs::prepare(&common.work, &Scale::QUICK, true)?;

@@ -6,6 +6,7 @@
 //! clamped: other writers are known to be careless there), never an allocation
 //! larger than what the row says and the limits allow.
 
+mod number;
 mod reader;
 
 use std::ops::Range;
@@ -18,6 +19,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::error::storage_error;
 use crate::sql::{self, VolumeSql};
+pub(crate) use number::chunk_row_id;
 use reader::{Reader, many, one, page};
 
 type Result<T> = std::result::Result<T, StorageError>;
@@ -244,7 +246,7 @@ pub(crate) fn with_chunk<T>(
         &sql.chunk_get,
         sql.data_table,
         key,
-        [bits(ino.0), signed_index],
+        params![bits(ino.0), signed_index, chunk_row_id(ino, index)],
         |r| match r.value(0)? {
             ValueRef::Blob(data) if data.is_empty() || data.len() > chunk_size_bytes as usize => {
                 Err(r.corrupt(format_args!("data is {} bytes", data.len())))

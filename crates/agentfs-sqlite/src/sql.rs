@@ -46,6 +46,7 @@ pub(crate) struct VolumeSql {
     pub(crate) dentry_delete: String,
     pub(crate) whiteout_put: String,
     pub(crate) whiteout_delete: String,
+    /// Changes nothing where the number wished for is another row's.
     pub(crate) chunk_put: String,
     pub(crate) chunks_delete: String,
     pub(crate) symlink_put: String,
@@ -106,7 +107,7 @@ impl VolumeSql {
             dentries: format!("SELECT name, ino FROM {dentry} WHERE parent_ino = ?1 LIMIT ?2"),
             whiteouts: format!("SELECT path FROM {whiteout} WHERE parent_path = ?1"),
             whiteout_dirs: format!("SELECT DISTINCT parent_path FROM {whiteout}"),
-            chunk_get: format!("SELECT data FROM {data} WHERE ino = ?1 AND chunk_index = ?2"),
+            chunk_get: chunk_query("data", data, ""),
             chunk_next: format!(
                 "SELECT min(chunk_index) FROM {data} WHERE ino = ?1 AND chunk_index >= ?2"
             ),
@@ -115,10 +116,7 @@ impl VolumeSql {
                  WHERE ino = ?1 AND chunk_index >= ?2 AND chunk_index < ?3 \
                  AND typeof(data) = 'blob'"
             ),
-            chunk_row: format!(
-                "SELECT rowid, length(data) FROM {data} \
-                 WHERE ino = ?1 AND chunk_index = ?2 AND typeof(data) = 'blob'"
-            ),
+            chunk_row: chunk_query("rowid, length(data)", data, " AND typeof(data) = 'blob'"),
             symlink_get: format!("SELECT target FROM {symlink} WHERE ino = ?1"),
             xattr_get: format!("SELECT value FROM {xattr} WHERE ino = ?1 AND name = ?2"),
             xattrs: format!("SELECT name, value FROM {xattr} WHERE ino = ?1"),
@@ -152,8 +150,9 @@ impl VolumeSql {
             ),
             whiteout_delete: format!("DELETE FROM {whiteout} WHERE path = ?1"),
             chunk_put: format!(
-                "INSERT INTO {data} (ino, chunk_index, data) VALUES (?1, ?2, ?3) \
-                 ON CONFLICT (ino, chunk_index) DO UPDATE SET data = ?3"
+                "INSERT INTO {data} (rowid, ino, chunk_index, data) VALUES (?4, ?1, ?2, ?3) \
+                 ON CONFLICT (ino, chunk_index) DO UPDATE SET data = ?3 \
+                 ON CONFLICT DO NOTHING"
             ),
             chunks_delete: format!(
                 "DELETE FROM {data} WHERE ino = ?1 AND chunk_index >= ?2 AND chunk_index < ?3"
@@ -167,6 +166,17 @@ impl VolumeSql {
             xattrs_delete: format!("DELETE FROM {xattr} WHERE ino = ?1"),
         }
     }
+}
+
+/// What is asked of the row of chunk `?2` of inode `?1`: under the number that it
+/// should have (`?3`, may be null), and by the index where it has another. The
+/// second half does not run when the first has a row.
+fn chunk_query(columns: &str, table: &str, condition: &str) -> String {
+    let is_it = format!("ino = ?1 AND chunk_index = ?2{condition}");
+    format!(
+        "SELECT {columns} FROM {table} NOT INDEXED WHERE rowid = ?3 AND {is_it} \
+         UNION ALL SELECT {columns} FROM {table} WHERE {is_it} LIMIT 1"
+    )
 }
 
 pub(crate) const KV_GET: &str =

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::run;
 use crate::error::storage_error;
 use crate::pending::{ChunkDelta, Patch, Put};
-use crate::rows::{self, bits, signed};
+use crate::rows::{self, bits, chunk_row_id, signed};
 use crate::sql::VolumeSql;
 
 const DATABASE: &str = "main";
@@ -26,10 +26,7 @@ pub(super) fn put(
     let mut patches = Vec::new();
     for (index, put) in &delta.puts {
         match put {
-            Put::Whole(data) => {
-                let row = params![bits(ino.0), signed(*index), &**data];
-                run(conn, &sql.chunk_put, row)?;
-            }
+            Put::Whole(data) => put_row(conn, sql, ino, *index, data)?,
             Put::Patch(patch) => patches.push((*index, patch)),
         }
     }
@@ -49,8 +46,25 @@ pub(super) fn put(
         // with ours over them.
         let before = rows::chunk(conn, sql, ino, index, u32::MAX)?;
         let data = patch.applied_to(before.as_deref().unwrap_or_default());
-        let row = params![bits(ino.0), signed(index), &*data];
-        run(conn, &sql.chunk_put, row)?;
+        put_row(conn, sql, ino, index, &data)?;
+    }
+    Ok(())
+}
+
+/// Writes a whole row, under the number it should have where that is free.
+fn put_row(
+    conn: &Connection,
+    sql: &VolumeSql,
+    ino: Ino,
+    index: u64,
+    data: &[u8],
+) -> Result<(), StorageError> {
+    let put = |row_id: Option<i64>| {
+        let row = params![bits(ino.0), signed(index), data, row_id];
+        run(conn, &sql.chunk_put, row)
+    };
+    if put(chunk_row_id(ino, index))? == 0 {
+        put(None)?;
     }
     Ok(())
 }
@@ -67,7 +81,7 @@ fn patch_row<'c>(
     let row: rusqlite::Result<Option<(i64, i64)>> =
         conn.prepare_cached(&sql.chunk_row)
             .and_then(|mut statement| {
-                let key = [bits(ino.0), signed(index)];
+                let key = params![bits(ino.0), signed(index), chunk_row_id(ino, index)];
                 statement
                     .query_row(key, |row| Ok((row.get(0)?, row.get(1)?)))
                     .optional()

@@ -9,5 +9,6 @@ mod differential;
 mod folding;
 mod full;
 mod kit;
+mod numbering;
 mod opening;
 mod sharing;

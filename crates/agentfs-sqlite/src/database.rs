@@ -365,10 +365,9 @@ impl Storage for SqliteStorage {
         let state = shared.state.upgradable_read();
         let mut txn = Txn::new(shared, self.volume, &state);
         let value = f(&mut txn)?;
-        let staged = txn.into_staged();
-        if staged.is_empty() {
+        let Some(staged) = txn.into_staged() else {
             return Ok(value);
-        }
+        };
         if let Some(refusal) = shared.refusal(staged.grows()) {
             return Err(refusal.into());
         }

@@ -39,7 +39,8 @@ pub(crate) struct Txn<'a> {
     shared: &'a Shared,
     volume: Volume,
     state: &'a State,
-    staged: Delta,
+    /// Nothing, as long as nothing has been written.
+    staged: Option<Delta>,
     lease: OnceCell<Lease<'a>>,
 }
 
@@ -49,14 +50,25 @@ impl<'a> Txn<'a> {
             shared,
             volume,
             state,
-            staged: Delta::default(),
+            staged: None,
             lease: OnceCell::new(),
         }
     }
 
-    /// The changes made.
-    pub(crate) fn into_staged(self) -> Delta {
-        self.staged
+    /// The changes made, if any.
+    pub(crate) fn into_staged(self) -> Option<Delta> {
+        self.staged.filter(|staged| !staged.is_empty())
+    }
+
+    /// Where changes to the volume go.
+    fn stage(&mut self) -> &mut VolumeDelta {
+        let volume = self.volume;
+        self.stage_any().volume_mut(volume)
+    }
+
+    /// Where changes to what belongs to no volume go.
+    fn stage_any(&mut self) -> &mut Delta {
+        self.staged.get_or_insert_default()
     }
 
     fn sql(&self) -> &'a VolumeSql {
@@ -93,7 +105,7 @@ impl<'a> Txn<'a> {
     /// All layers above SQLite, newest first.
     fn layers(&self) -> impl DoubleEndedIterator<Item = &Delta> {
         [
-            Some(&self.staged),
+            self.staged.as_ref(),
             Some(&self.state.pending),
             self.state.committing.as_deref(),
         ]

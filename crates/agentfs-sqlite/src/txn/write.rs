@@ -10,7 +10,7 @@ use crate::rows;
 impl WriteTxn for Txn<'_> {
     fn allocate_ino(&mut self) -> Result<Ino> {
         let ino = self.shared.allocate_ino()?;
-        self.staged.volume_mut(self.volume).fresh.insert(ino);
+        self.stage().fresh.insert(ino);
         Ok(ino)
     }
 
@@ -20,7 +20,7 @@ impl WriteTxn for Txn<'_> {
         let fresh = unheard
             && !self.volumes().any(|delta| delta.is_fresh(ino))
             && self.clean_inode(ino)?.is_none();
-        let staged = self.staged.volume_mut(self.volume);
+        let staged = self.stage();
         if fresh {
             staged.fresh.insert(ino);
         }
@@ -29,34 +29,30 @@ impl WriteTxn for Txn<'_> {
     }
 
     fn delete_inode(&mut self, ino: Ino) -> Result<()> {
-        self.staged.volume_mut(self.volume).delete_inode(ino);
+        self.stage().delete_inode(ino);
         Ok(())
     }
 
     fn put_dentry(&mut self, parent: Ino, name: &Name, ino: Ino) -> Result<()> {
         Self::check_ino(parent)?;
         Self::check_ino(ino)?;
-        self.staged
-            .volume_mut(self.volume)
-            .put_dentry(parent, name.clone(), Some(ino));
+        self.stage().put_dentry(parent, name.clone(), Some(ino));
         Ok(())
     }
 
     fn delete_dentry(&mut self, parent: Ino, name: &Name) -> Result<()> {
-        self.staged
-            .volume_mut(self.volume)
-            .put_dentry(parent, name.clone(), None);
+        self.stage().put_dentry(parent, name.clone(), None);
         Ok(())
     }
 
     fn put_whiteout(&mut self, dir: &LowerPath, name: &Name, now: Timestamp) -> Result<()> {
-        let staged = self.staged.volume_mut(self.volume);
+        let staged = self.stage();
         staged.put_whiteout(dir.clone(), name.clone(), Some(now));
         Ok(())
     }
 
     fn delete_whiteout(&mut self, dir: &LowerPath, name: &Name) -> Result<()> {
-        let staged = self.staged.volume_mut(self.volume);
+        let staged = self.stage();
         staged.put_whiteout(dir.clone(), name.clone(), None);
         Ok(())
     }
@@ -66,9 +62,7 @@ impl WriteTxn for Txn<'_> {
         if data.is_empty() || data.len() > self.shared.chunk_size_bytes() as usize {
             return Err(StorageError::Io(format!("a chunk of {} bytes", data.len())));
         }
-        self.staged
-            .volume_mut(self.volume)
-            .put_chunk(ino, index, data);
+        self.stage().put_chunk(ino, index, data);
         Ok(())
     }
 
@@ -86,42 +80,31 @@ impl WriteTxn for Txn<'_> {
         if !fits || part.is_empty() || self.chunk_len(ino, index)? != Some(len_bytes) {
             return Ok(false);
         }
-        self.staged.volume_mut(self.volume).patch_chunk(
-            ino,
-            index,
-            len_bytes,
-            start,
-            Chunk::from(part),
-        );
+        self.stage()
+            .patch_chunk(ino, index, len_bytes, start, Chunk::from(part));
         Ok(true)
     }
 
     fn delete_chunks(&mut self, ino: Ino, from: u64, to: u64) -> Result<()> {
-        self.staged
-            .volume_mut(self.volume)
-            .erase_chunks(ino, from, to);
+        self.stage().erase_chunks(ino, from, to);
         Ok(())
     }
 
     fn put_symlink(&mut self, ino: Ino, target: &[u8]) -> Result<()> {
         Self::check_ino(ino)?;
-        self.staged
-            .volume_mut(self.volume)
-            .put_symlink(ino, target.to_vec());
+        self.stage().put_symlink(ino, target.to_vec());
         Ok(())
     }
 
     fn put_xattr(&mut self, ino: Ino, name: &[u8], value: &[u8]) -> Result<()> {
         Self::check_ino(ino)?;
-        let staged = self.staged.volume_mut(self.volume);
+        let staged = self.stage();
         staged.put_xattr(ino, name.to_vec(), Some(value.to_vec()));
         Ok(())
     }
 
     fn delete_xattr(&mut self, ino: Ino, name: &[u8]) -> Result<()> {
-        self.staged
-            .volume_mut(self.volume)
-            .put_xattr(ino, name.to_vec(), None);
+        self.stage().put_xattr(ino, name.to_vec(), None);
         Ok(())
     }
 
@@ -133,14 +116,14 @@ impl WriteTxn for Txn<'_> {
             created_at,
             updated_at: now,
         };
-        self.staged.kvs.insert(key.into(), Some(row));
+        self.stage_any().kvs.insert(key.into(), Some(row));
         Ok(())
     }
 
     fn delete_kv(&mut self, key: &str) -> Result<bool> {
         let existed = self.kv(key)?.is_some();
         if existed {
-            self.staged.kvs.insert(key.into(), None);
+            self.stage_any().kvs.insert(key.into(), None);
         }
         Ok(existed)
     }
@@ -153,7 +136,7 @@ impl WriteTxn for Txn<'_> {
             .max(stored)
             .checked_add(1)
             .ok_or(StorageError::Full)?;
-        self.staged
+        self.stage_any()
             .tool_calls
             .push(ToolCallRow { id, ..call.clone() });
         Ok(id)

@@ -29,8 +29,8 @@ const COMPANION_NICE: i32 = 19;
 /// This many requests in [`BURST_WITHIN`] begin a burst.
 const BURST_REQUESTS: u64 = 8;
 const BURST_WITHIN: Duration = Duration::from_millis(2);
-/// A burst is over when nothing was asked for so long.
-const QUIET: Duration = Duration::from_micros(500);
+/// A burst is over when nothing was asked for so long: longer than a sync takes.
+const QUIET: Duration = Duration::from_millis(3);
 /// How often it is seen where the program runs.
 const LOOK_EVERY: Duration = Duration::from_micros(300);
 /// One program asks, as long as at most one request in so many comes from
@@ -80,19 +80,28 @@ impl Answering {
     }
 }
 
-/// What the answering threads tell the companion.
-#[derive(Debug)]
-struct Shared {
+/// What the answering threads tell the companion with every request. By itself in
+/// its cache lines: the companion reads it all the time.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Told {
     requests: AtomicU64,
-    mounts: AtomicU32,
     /// Requests that came from another thread than the one before.
     switches: AtomicU64,
     client: AtomicU32,
     /// The mount and the thread that answered last, as one number.
     server: AtomicU64,
-    /// The answering thread that is paired, while the others of its mount stand
-    /// by.
-    paired: Mutex<Option<Answering>>,
+}
+
+/// What the answering threads and the companion share.
+#[derive(Debug)]
+struct Shared {
+    told: Told,
+    mounts: AtomicU32,
+    /// The answering thread that is paired, as one number, while the others of its
+    /// mount stand by; 0: none. Set with `standing_by` held.
+    paired: AtomicU64,
+    standing_by: Mutex<()>,
     parted: Condvar,
     active: AtomicBool,
     ended: AtomicBool,
@@ -119,12 +128,10 @@ impl Pairing {
             return None;
         }
         let shared = Arc::new(Shared {
-            requests: AtomicU64::new(0),
+            told: Told::default(),
             mounts: AtomicU32::new(0),
-            switches: AtomicU64::new(0),
-            client: AtomicU32::new(0),
-            server: AtomicU64::new(0),
-            paired: Mutex::new(None),
+            paired: AtomicU64::new(0),
+            standing_by: Mutex::new(()),
             parted: Condvar::new(),
             active: AtomicBool::new(false),
             ended: AtomicBool::new(false),
@@ -163,13 +170,13 @@ impl Pairing {
             return;
         }
         let shared = &*self.shared;
-        let count = shared.requests.fetch_add(1, Ordering::Relaxed);
-        if client != 0 && shared.client.load(Ordering::Relaxed) != client {
-            shared.client.store(client, Ordering::Relaxed);
-            shared.switches.fetch_add(1, Ordering::Relaxed);
+        let count = shared.told.requests.fetch_add(1, Ordering::Relaxed);
+        if client != 0 && shared.told.client.load(Ordering::Relaxed) != client {
+            shared.told.client.store(client, Ordering::Relaxed);
+            shared.told.switches.fetch_add(1, Ordering::Relaxed);
         }
         let own = Answering::own(mount).pack();
-        shared.server.store(own, Ordering::Relaxed);
+        shared.told.server.store(own, Ordering::Relaxed);
         if count.is_multiple_of(BURST_REQUESTS) && !shared.active.load(Ordering::Relaxed) {
             let now = u64::try_from(shared.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
             let before = shared.last_stride_nanos.swap(now, Ordering::Relaxed);
@@ -185,13 +192,17 @@ impl Pairing {
     /// The calling thread has answered. Stands by while another one is paired:
     /// returns when it shall wait for requests again.
     pub(crate) fn answered(&self, mount: u32) {
-        if !self.shared.active.load(Ordering::Acquire) {
-            return;
-        }
+        let shared = &*self.shared;
         let own = Answering::own(mount);
-        let mut paired = self.shared.paired.lock();
-        while paired.is_some_and(|other| other.mount == mount && other != own) {
-            self.shared.parted.wait(&mut paired);
+        let stands_by = || {
+            let paired = Answering::unpack(shared.paired.load(Ordering::Acquire));
+            paired.pid().is_some() && paired.mount == mount && paired != own
+        };
+        if stands_by() {
+            let mut standing_by = shared.standing_by.lock();
+            while stands_by() {
+                shared.parted.wait(&mut standing_by);
+            }
         }
     }
 }
@@ -253,7 +264,7 @@ fn accompany(shared: &Shared) {
 
 /// Until the burst is over, or several programs are in it.
 fn spin(shared: &Shared, placement: &mut Placement<'_>) -> Outcome {
-    let mut requests = shared.requests.load(Ordering::Relaxed);
+    let mut requests = shared.told.requests.load(Ordering::Relaxed);
     let mut last_request = Instant::now();
     let mut looked: Option<(Instant, u64, u64)> = None;
     while !shared.ended.load(Ordering::Relaxed) {
@@ -263,7 +274,7 @@ fn spin(shared: &Shared, placement: &mut Placement<'_>) -> Outcome {
         // The scheduler lets even the lowest priority finish its slice, which
         // whoever has come here in the meantime need not wait for.
         std::thread::yield_now();
-        let count = shared.requests.load(Ordering::Relaxed);
+        let count = shared.told.requests.load(Ordering::Relaxed);
         if count == requests {
             if last_request.elapsed() > QUIET {
                 return Outcome::Quiet;
@@ -271,7 +282,7 @@ fn spin(shared: &Shared, placement: &mut Placement<'_>) -> Outcome {
             continue;
         }
         (requests, last_request) = (count, Instant::now());
-        let switches = shared.switches.load(Ordering::Relaxed);
+        let switches = shared.told.switches.load(Ordering::Relaxed);
         let (at, requests_then, switches_then) = looked.unwrap_or((last_request, count, switches));
         if looked.is_some() && last_request - at < LOOK_EVERY {
             continue;
@@ -280,11 +291,11 @@ fn spin(shared: &Shared, placement: &mut Placement<'_>) -> Outcome {
         if (switches - switches_then) * REQUESTS_PER_SWITCH > count - requests_then {
             return Outcome::Several;
         }
-        let client = shared.client.load(Ordering::Relaxed);
+        let client = shared.told.client.load(Ordering::Relaxed);
         let proc = shared.processes.get();
         match proc.and_then(|proc| processor_of(proc, client).ok().flatten()) {
             Some(cpu) => {
-                let server = Answering::unpack(shared.server.load(Ordering::Relaxed));
+                let server = Answering::unpack(shared.told.server.load(Ordering::Relaxed));
                 placement.pair(server, cpu);
             }
             None => placement.undo(),
@@ -324,7 +335,7 @@ impl Placement<'_> {
         let _ = sched_setaffinity(server.pid(), &set_of(&[cpu]));
         let _ = sched_setaffinity(None, &set_of(&[other]));
         self.now = Some((server, cpu));
-        *self.shared.paired.lock() = Some(server);
+        self.set_paired(server.pack());
     }
 
     fn undo(&mut self) {
@@ -332,9 +343,14 @@ impl Placement<'_> {
             let both = set_of(&self.cpus);
             let _ = sched_setaffinity(server.pid(), &both);
             let _ = sched_setaffinity(None, &both);
-            *self.shared.paired.lock() = None;
+            self.set_paired(0);
             self.shared.parted.notify_all();
         }
+    }
+
+    fn set_paired(&self, paired: u64) {
+        let _standing_by = self.shared.standing_by.lock();
+        self.shared.paired.store(paired, Ordering::Release);
     }
 }
 
@@ -450,7 +466,7 @@ mod tests {
         std::thread::scope(|scope| {
             let pairing = &pairing;
             let until = Instant::now() + Duration::from_secs(20);
-            while pairing.shared.paired.lock().is_none() {
+            while pairing.shared.paired.load(Ordering::Acquire) == 0 {
                 pairing.requested(mount, client, 0);
                 assert!(Instant::now() < until, "never paired");
             }
@@ -470,6 +486,6 @@ mod tests {
             assert_eq!(first, another);
             assert_eq!(answered.recv().unwrap(), mount);
         });
-        assert!(pairing.shared.paired.lock().is_none());
+        assert!(pairing.shared.paired.load(Ordering::Acquire) == 0);
     }
 }

@@ -4,13 +4,15 @@
 //! processor idles, the scheduler puts the two on one each, and most of a
 //! request's time goes into waking a processor: measured in a virtual machine
 //! with two, 18 µs a request against 6 µs. So, during a burst of requests by one
-//! program, a thread of the lowest priority occupies the other processor, one
+//! program or two, a thread of the lowest priority occupies the other processor, one
 //! answering thread is kept on the program's own, and the others stand by: of
 //! several that wait the kernel wakes the one that waited longest, wherever it is.
 //!
 //! Only on machines with exactly two processors: with more, more than one would
 //! have to be occupied. Must never hold up a request, touch a program's own
 //! affinity, or use a processor while nothing is asked.
+
+mod asked;
 
 use std::cell::Cell;
 use std::io;
@@ -24,6 +26,8 @@ use parking_lot::{Condvar, Mutex};
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::thread::{CpuSet, Pid, gettid, sched_getaffinity, sched_setaffinity};
 
+use asked::{Asked, Askers, Look};
+
 /// The lowest priority: anything else that wants the processor gets it.
 const COMPANION_NICE: i32 = 19;
 /// This many requests in [`BURST_WITHIN`] begin a burst.
@@ -33,10 +37,7 @@ const BURST_WITHIN: Duration = Duration::from_millis(2);
 const QUIET: Duration = Duration::from_millis(3);
 /// How often it is seen where the program runs.
 const LOOK_EVERY: Duration = Duration::from_micros(300);
-/// One program asks, as long as at most one request in so many comes from
-/// another than the one before.
-const REQUESTS_PER_SWITCH: u64 = 8;
-/// For so long nothing is paired after several programs asked.
+/// For so long nothing is paired after more than two programs asked.
 const APART: Duration = Duration::from_millis(5);
 /// Who moves so many bytes in one request is longer at copying them than at waking,
 /// and both sides copy at once on a processor each.
@@ -80,23 +81,10 @@ impl Answering {
     }
 }
 
-/// What the answering threads tell the companion with every request. By itself in
-/// its cache lines: the companion reads it all the time.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-struct Told {
-    requests: AtomicU64,
-    /// Requests that came from another thread than the one before.
-    switches: AtomicU64,
-    client: AtomicU32,
-    /// The mount and the thread that answered last, as one number.
-    server: AtomicU64,
-}
-
 /// What the answering threads and the companion share.
 #[derive(Debug)]
 struct Shared {
-    told: Told,
+    asked: Asked,
     mounts: AtomicU32,
     /// The answering thread that is paired, as one number, while the others of its
     /// mount stand by; 0: none. Set with `standing_by` held.
@@ -128,7 +116,7 @@ impl Pairing {
             return None;
         }
         let shared = Arc::new(Shared {
-            told: Told::default(),
+            asked: Asked::default(),
             mounts: AtomicU32::new(0),
             paired: AtomicU64::new(0),
             standing_by: Mutex::new(()),
@@ -170,13 +158,7 @@ impl Pairing {
             return;
         }
         let shared = &*self.shared;
-        let count = shared.told.requests.fetch_add(1, Ordering::Relaxed);
-        if client != 0 && shared.told.client.load(Ordering::Relaxed) != client {
-            shared.told.client.store(client, Ordering::Relaxed);
-            shared.told.switches.fetch_add(1, Ordering::Relaxed);
-        }
-        let own = Answering::own(mount).pack();
-        shared.told.server.store(own, Ordering::Relaxed);
+        let count = shared.asked.note(client, Answering::own(mount).pack());
         if count.is_multiple_of(BURST_REQUESTS) && !shared.active.load(Ordering::Relaxed) {
             let now = u64::try_from(shared.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
             let before = shared.last_stride_nanos.swap(now, Ordering::Relaxed);
@@ -262,11 +244,11 @@ fn accompany(shared: &Shared) {
     }
 }
 
-/// Until the burst is over, or several programs are in it.
+/// Until the burst is over, or more than two programs are in it.
 fn spin(shared: &Shared, placement: &mut Placement<'_>) -> Outcome {
-    let mut requests = shared.told.requests.load(Ordering::Relaxed);
+    let mut requests = shared.asked.requests();
     let mut last_request = Instant::now();
-    let mut looked: Option<(Instant, u64, u64)> = None;
+    let mut looked: Option<Look> = None;
     while !shared.ended.load(Ordering::Relaxed) {
         for _ in 0..IDLE_ROUNDS {
             std::hint::spin_loop();
@@ -274,7 +256,7 @@ fn spin(shared: &Shared, placement: &mut Placement<'_>) -> Outcome {
         // The scheduler lets even the lowest priority finish its slice, which
         // whoever has come here in the meantime need not wait for.
         std::thread::yield_now();
-        let count = shared.told.requests.load(Ordering::Relaxed);
+        let count = shared.asked.requests();
         if count == requests {
             if last_request.elapsed() > QUIET {
                 return Outcome::Quiet;
@@ -282,23 +264,18 @@ fn spin(shared: &Shared, placement: &mut Placement<'_>) -> Outcome {
             continue;
         }
         (requests, last_request) = (count, Instant::now());
-        let switches = shared.told.switches.load(Ordering::Relaxed);
-        let (at, requests_then, switches_then) = looked.unwrap_or((last_request, count, switches));
-        if looked.is_some() && last_request - at < LOOK_EVERY {
+        if looked.is_some_and(|look| last_request - look.at < LOOK_EVERY) {
             continue;
         }
-        looked = Some((last_request, count, switches));
-        if (switches - switches_then) * REQUESTS_PER_SWITCH > count - requests_then {
-            return Outcome::Several;
-        }
-        let client = shared.told.client.load(Ordering::Relaxed);
-        let proc = shared.processes.get();
-        match proc.and_then(|proc| processor_of(proc, client).ok().flatten()) {
-            Some(cpu) => {
-                let server = Answering::unpack(shared.told.server.load(Ordering::Relaxed));
-                placement.pair(server, cpu);
-            }
-            None => placement.undo(),
+        let now = shared.asked.look(last_request);
+        let askers = looked
+            .replace(now)
+            .map_or(Askers::One, |then| now.askers_since(&then));
+        match askers {
+            Askers::More => return Outcome::Several,
+            // They come to the processor where they are answered.
+            Askers::Two if placement.now.is_some() => {}
+            Askers::One | Askers::Two => placement.follow_client(),
         }
     }
     Outcome::Quiet
@@ -308,7 +285,7 @@ fn spin(shared: &Shared, placement: &mut Placement<'_>) -> Outcome {
 #[derive(PartialEq, Eq)]
 enum Outcome {
     Quiet,
-    /// Several programs ask at once; they need both processors.
+    /// More than two programs ask at once; they need both processors.
     Several,
 }
 
@@ -321,6 +298,19 @@ struct Placement<'a> {
 }
 
 impl Placement<'_> {
+    /// Puts the thread that answered last where the program runs.
+    fn follow_client(&mut self) {
+        let client = self.shared.asked.client();
+        let proc = self.shared.processes.get();
+        match proc.and_then(|proc| processor_of(proc, client).ok().flatten()) {
+            Some(cpu) => {
+                let server = self.shared.asked.server();
+                self.pair(Answering::unpack(server), cpu);
+            }
+            None => self.undo(),
+        }
+    }
+
     fn pair(&mut self, server: Answering, cpu: usize) {
         if self.now == Some((server, cpu)) {
             return;

@@ -26,6 +26,8 @@ pub(crate) use steps::{create, probe};
 
 const STEP_LIMIT: Duration = Duration::from_secs(900);
 const REST: Duration = Duration::from_secs(10);
+/// A large `-wal` is folded five seconds after the last write, and that is work.
+const BEFORE_REST: Duration = Duration::from_secs(9);
 const TERMINALS: usize = 8;
 /// What the cold figures do not say by themselves.
 const COLD_NOTE: &str = "\nCold: the kernel's caches were dropped, the server's memory was not. It holds the contents \
@@ -200,7 +202,7 @@ impl Room<'_> {
 
     /// A server at rest uses no processor.
     fn rest(&self, column: &mut Column) {
-        std::thread::sleep(Duration::from_secs(2));
+        std::thread::sleep(BEFORE_REST);
         let before = self.usage();
         std::thread::sleep(REST);
         if let (Some(before), Some(after)) = (before, self.usage()) {

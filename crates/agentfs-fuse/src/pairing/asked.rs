@@ -5,11 +5,16 @@
 //! at the same time may be off by one or two, which nothing depends on.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// So many askers there are as long as at most one request in so many comes from
 /// another thread.
 const REQUESTS_PER_STRANGER: u64 = 8;
+
+/// Two that take turns are not held up by each other as long as each request takes
+/// less than this in the middle. Where more, one of them waits for the disk or for a
+/// sync, and the other would, too.
+const TURN_MAX: Duration = Duration::from_micros(30);
 
 /// By itself in its cache lines: the companion reads it all the time.
 #[derive(Debug, Default)]
@@ -40,7 +45,9 @@ pub(super) struct Look {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Askers {
     One,
+    /// Two that take turns, quickly.
     Two,
+    /// More, or two that would hold each other up.
     More,
 }
 
@@ -87,12 +94,16 @@ impl Look {
     pub(super) fn askers_since(&self, then: &Self) -> Askers {
         let requests = self.requests - then.requests;
         let is_often = |count: u64| count * REQUESTS_PER_STRANGER > requests;
-        if is_often(self.others - then.others) {
-            Askers::More
-        } else if is_often(self.switches - then.switches) {
-            Askers::Two
-        } else {
+        let is_quick = || {
+            let turns = u32::try_from(requests).unwrap_or(u32::MAX);
+            self.at - then.at < TURN_MAX * turns
+        };
+        if !is_often(self.switches - then.switches) {
             Askers::One
+        } else if is_often(self.others - then.others) || !is_quick() {
+            Askers::More
+        } else {
+            Askers::Two
         }
     }
 }
@@ -102,6 +113,10 @@ mod tests {
     use super::*;
 
     fn askers(clients: impl IntoIterator<Item = u32>) -> Askers {
+        askers_within(TURN_MAX * 50, clients)
+    }
+
+    fn askers_within(time: Duration, clients: impl IntoIterator<Item = u32>) -> Askers {
         let asked = Asked::default();
         let at = Instant::now();
         // Whoever comes first is always another.
@@ -110,7 +125,7 @@ mod tests {
         for client in clients {
             asked.note(client, 0);
         }
-        asked.look(at).askers_since(&then)
+        asked.look(at + time).askers_since(&then)
     }
 
     #[test]
@@ -128,6 +143,15 @@ mod tests {
         assert_eq!(askers((0..100).map(odd)), Askers::One);
         let odd = |n: u32| if n % 40 == 7 { 9 } else { n % 2 + 1 };
         assert_eq!(askers((0..100).map(odd)), Askers::Two);
+    }
+
+    #[test]
+    fn two_of_which_one_waits_long_are_parted() {
+        let turns = || (0..100).map(|n| n % 2 + 1);
+        assert_eq!(askers_within(TURN_MAX * 99, turns()), Askers::Two);
+        assert_eq!(askers_within(TURN_MAX * 101, turns()), Askers::More);
+        // One alone may wait as long as it likes.
+        assert_eq!(askers_within(TURN_MAX * 1000, [1; 100]), Askers::One);
     }
 
     #[test]

@@ -325,18 +325,10 @@ impl Chunks {
     }
 
     /// Takes over a chunk that has just been committed; a part only where the
-    /// chunk is here. What is new finds room or goes without, and is the first to
-    /// make room: whoever wrote it has it in the kernel's cache, and what was read or
-    /// written before is no less likely to be asked for.
+    /// chunk is here.
     fn apply(&mut self, key: (Ino, u64), put: &Put) {
         match put {
-            Put::Whole(data) if self.lru.contains(&key) => self.put(key, data.clone()),
-            Put::Whole(data) => {
-                if self.bytes + cost(data) <= CHUNK_BYTES {
-                    self.put(key, data.clone());
-                    self.lru.demote(&key);
-                }
-            }
+            Put::Whole(data) => self.put(key, data.clone()),
             Put::Patch(patch) => {
                 if let Some(before) = self.lru.peek(&key) {
                     let after = patch.applied_to(before);
@@ -363,49 +355,4 @@ impl Chunks {
 
 fn cost(chunk: &Chunk) -> usize {
     chunk.len() + CHUNK_COST_BYTES
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const FILE: Ino = Ino(7);
-    /// Eight of them are all that there is room for.
-    const LARGE_BYTES: usize = CHUNK_BYTES / 8 - CHUNK_COST_BYTES;
-
-    fn large(byte: u8) -> Chunk {
-        Chunk::from(vec![byte; LARGE_BYTES])
-    }
-
-    fn indexes(chunks: &Chunks) -> Vec<u64> {
-        let mut indexes: Vec<_> = chunks.lru.iter().map(|((_, index), _)| *index).collect();
-        indexes.sort_unstable();
-        indexes
-    }
-
-    #[test]
-    fn what_is_committed_pushes_nothing_out_and_makes_room_first() {
-        let mut chunks = Cache::new().chunks.into_inner();
-        chunks.put((FILE, 0), large(0));
-        for index in 1..20 {
-            chunks.apply((FILE, index), &Put::Whole(large(1)));
-        }
-        assert_eq!(indexes(&chunks), [0, 1, 2, 3, 4, 5, 6, 7]);
-        // What is read does, and what was committed last goes first.
-        chunks.put((FILE, 30), large(2));
-        assert_eq!(indexes(&chunks), [0, 1, 2, 3, 4, 5, 6, 30]);
-    }
-
-    #[test]
-    fn a_chunk_that_is_here_is_replaced_whatever_the_room() {
-        let mut chunks = Cache::new().chunks.into_inner();
-        for index in 0..8 {
-            chunks.put((FILE, index), large(0));
-        }
-        chunks.apply((FILE, 3), &Put::Whole(large(1)));
-        assert_eq!(chunks.lru.peek(&(FILE, 3)), Some(&large(1)));
-        assert_eq!(indexes(&chunks).len(), 8);
-        let bytes: usize = chunks.lru.iter().map(|(_, data)| cost(data)).sum();
-        assert_eq!(chunks.bytes, bytes);
-    }
 }

@@ -29,6 +29,13 @@ impl Ino {
     pub const FIRST_MAPPED: Ino = Ino(1 << 62);
     /// The largest valid number: the format stores them as signed 64-bit.
     pub const MAX: Ino = Ino(i64::MAX as u64);
+
+    /// Whether it is the number of an inode born in the upper layer, not of one
+    /// that the base has or had.
+    #[must_use]
+    pub fn is_born(self) -> bool {
+        (Self::FIRST_UPPER..Self::FIRST_MAPPED).contains(&self)
+    }
 }
 
 impl fmt::Debug for Ino {

@@ -23,7 +23,7 @@ use fuser::{
 use crate::convert::{errno, file_attr};
 use crate::counters::{Counters, Operation};
 use crate::ids::KnownIds;
-use crate::interest::{Directories, FOR_GOOD, is_upper};
+use crate::interest::{Directories, FOR_GOOD};
 use crate::mount::FuseConfig;
 use crate::notify::{Abilities, EntryChange, Notifier};
 use crate::pairing::Pairing;
@@ -170,7 +170,7 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
     /// Where nobody tells of changes, they are noticed when the kernel asks again:
     /// whether this is other than what it was told before. Asks the overlay nothing.
     fn looks_changed(&self, attr: &Attr, ttl: Duration) -> bool {
-        ttl != FOR_GOOD && !is_upper(attr.ino) && self.directories.has_changed(attr)
+        ttl != FOR_GOOD && !attr.ino.is_born() && self.directories.has_changed(attr)
     }
 
     /// Tells the kernel of what [`Self::looks_changed`].

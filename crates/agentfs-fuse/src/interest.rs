@@ -42,11 +42,6 @@ impl DirInterest for Unchanging {
 /// For good: about a hundred years. The kernel adds it to its clock.
 pub(crate) const FOR_GOOD: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
-/// Whether an inode was born in the upper layer: nobody changes it but us.
-pub(crate) fn is_upper(ino: Ino) -> bool {
-    (Ino::FIRST_UPPER..Ino::FIRST_MAPPED).contains(&ino)
-}
-
 /// What is known of a directory that the kernel has looked into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Known {
@@ -101,7 +96,8 @@ impl Directories {
     pub(crate) fn own_ttl(&self, dir: Ino) -> Duration {
         match self.known.lock().get(&dir) {
             Some(known) => self.ttl(*known),
-            None if is_upper(dir) => FOR_GOOD,
+            // Nobody changes it but us.
+            None if dir.is_born() => FOR_GOOD,
             None => self.shortly,
         }
     }

@@ -18,7 +18,7 @@ use std::thread::JoinHandle;
 
 use agentfs_core::{FileKind, Ino, LowerLayer, Name, Overlay, Storage};
 
-use crate::interest::{Directories, is_upper};
+use crate::interest::Directories;
 
 /// Changes waiting to be told one by one, at most; more are told as "anything
 /// may have changed".
@@ -248,7 +248,7 @@ impl<S: Storage, L: LowerLayer> NotifyThread<S, L> {
 
     fn everything(&self) {
         let mut inos = self.overlay.storage_changed();
-        inos.retain(|&ino| !is_upper(ino));
+        inos.retain(|&ino| !ino.is_born());
         for &dir in inos.iter().filter(|&&ino| self.directories.contains(ino)) {
             self.overlay.lower_changed(dir, None);
         }

@@ -37,7 +37,7 @@ const BURST_WITHIN: Duration = Duration::from_millis(2);
 const QUIET: Duration = Duration::from_millis(3);
 /// How often it is seen where the program runs.
 const LOOK_EVERY: Duration = Duration::from_micros(300);
-/// For so long nothing is paired after more than two programs asked.
+/// For so long nothing is paired after [`Outcome::Several`].
 const APART: Duration = Duration::from_millis(5);
 /// Who moves so many bytes in one request is longer at copying them than at waking,
 /// and both sides copy at once on a processor each.
@@ -244,7 +244,7 @@ fn accompany(shared: &Shared) {
     }
 }
 
-/// Until the burst is over, or more than two programs are in it.
+/// Until the burst is over, or programs are in it that need both processors.
 fn spin(shared: &Shared, placement: &mut Placement<'_>) -> Outcome {
     let mut requests = shared.asked.requests();
     let mut last_request = Instant::now();
@@ -285,7 +285,7 @@ fn spin(shared: &Shared, placement: &mut Placement<'_>) -> Outcome {
 #[derive(PartialEq, Eq)]
 enum Outcome {
     Quiet,
-    /// More than two programs ask at once; they need both processors.
+    /// Programs ask at once that need both processors.
     Several,
 }
 

@@ -9,7 +9,6 @@ use agentfs_core::storage::{InodeRow, Origin, ToolCallRow};
 use agentfs_core::{Ino, Name, StorageError};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::cache::is_born;
 use crate::error::storage_error;
 use crate::pending::{Delta, Set, VolumeDelta};
 use crate::rows::{Bytes, bits, signed, whiteout_path};
@@ -306,7 +305,7 @@ fn put_inode(
     row: &InodeRow,
     fresh: bool,
 ) -> Result<()> {
-    if fresh && !is_born(ino) {
+    if fresh && !ino.is_born() {
         // A copied-up number may have been here before; a foreign writer may
         // have left rows of it behind.
         delete_content(conn, sql, ino)?;

@@ -67,11 +67,6 @@ struct Chunks {
     bytes: usize,
 }
 
-/// Whether `allocate_ino` may have given this number.
-pub(crate) fn is_born(ino: Ino) -> bool {
-    ino >= Ino::FIRST_UPPER && ino < Ino::FIRST_MAPPED
-}
-
 impl Cache {
     pub(crate) fn new() -> Self {
         Self {
@@ -104,7 +99,7 @@ impl Cache {
 
     /// Whether the database may have a row of this inode. `None`: not loaded.
     pub(crate) fn may_have_inode(&self, ino: Ino) -> Option<bool> {
-        if is_born(ino) {
+        if ino.is_born() {
             return Some(true);
         }
         self.known
@@ -115,7 +110,7 @@ impl Cache {
 
     /// Whether the database may have entries of a directory. `None`: not loaded.
     pub(crate) fn may_have_dentries(&self, parent: Ino) -> Option<bool> {
-        if is_born(parent) {
+        if parent.is_born() {
             return Some(true);
         }
         self.known
@@ -268,14 +263,14 @@ impl Cache {
     fn apply_known(&self, delta: &VolumeDelta) {
         let mut known = self.known.write();
         let Some(known) = known.as_mut() else { return };
-        for (ino, row) in delta.inodes.iter().filter(|(ino, _)| !is_born(**ino)) {
+        for (ino, row) in delta.inodes.iter().filter(|(ino, _)| !ino.is_born()) {
             match row {
                 Some(_) => known.outside_born.insert(*ino),
                 None => known.outside_born.remove(ino),
             };
         }
         // Deletions leave the directory in: the sets say "may have".
-        for (parent, names) in delta.dentries.iter().filter(|(ino, _)| !is_born(**ino)) {
+        for (parent, names) in delta.dentries.iter().filter(|(ino, _)| !ino.is_born()) {
             if names.values().any(Option::is_some) {
                 known.parents.insert(*parent);
             }

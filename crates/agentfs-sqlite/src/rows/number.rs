@@ -7,8 +7,6 @@
 
 use agentfs_core::Ino;
 
-use crate::cache::is_born;
-
 const CHUNK_BITS: u32 = 22;
 const INO_BITS: u32 = 39;
 /// Above the numbers of copied-up inodes, in the order of inode numbers.
@@ -18,7 +16,7 @@ const BORN: u64 = 1 << (INO_BITS + CHUNK_BITS);
 /// (inode numbers of the host above 2^39, mapped ones, chunks from 2^22 on) that
 /// SQLite is to number.
 pub(crate) fn chunk_row_id(ino: Ino, index: u64) -> Option<i64> {
-    let (class, ino) = if is_born(ino) {
+    let (class, ino) = if ino.is_born() {
         (BORN, ino.0 - Ino::FIRST_UPPER.0)
     } else {
         (0, ino.0)

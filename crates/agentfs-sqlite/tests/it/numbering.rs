@@ -7,7 +7,7 @@ use agentfs_sqlite::{SqliteStorage, Volume};
 
 use crate::kit::{Dir, inode};
 
-/// Below 2^39, as the host numbers; with room between for files of another program.
+/// Below 2^39, as the host numbers.
 const COPIED_UP: Ino = Ino(77);
 const CHUNKS: u64 = 5;
 const CHUNK_BYTES: usize = 100;

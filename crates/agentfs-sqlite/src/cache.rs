@@ -33,7 +33,7 @@ pub(crate) use lens::ChunkLens;
 
 const NAMES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(65_535);
 const WHITEOUT_DIRS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(8_191);
-const CHUNK_BYTES: usize = 32 << 20;
+const CHUNK_BYTES: usize = 64 << 20;
 /// What a chunk costs beside its bytes, roughly.
 const CHUNK_COST_BYTES: usize = 144;
 

@@ -26,9 +26,15 @@ use crate::wal;
 /// synced is lost in a crash for at most this long plus the time of a batch.
 pub(crate) const BATCH_INTERVAL: Duration = Duration::from_millis(50);
 /// A batch is written at once when it has become this large.
-pub(crate) const BATCH_BYTES: usize = 16 << 20;
-/// Writers wait while more than this is pending.
-pub(crate) const PENDING_MAX_BYTES: usize = 64 << 20;
+pub(crate) const BATCH_BYTES: usize = 4 << 20;
+/// Writers wait while more than this is pending. Less than SQLite's page cache: of a
+/// larger batch pages are written early, and those that change again make SQLite read
+/// the batch back from the `-wal` for its checksums.
+const PENDING_MAX_BYTES: usize = 12 << 20;
+/// The same while batches fail or one takes longer than [`BATCH_PATIENCE`], mostly as
+/// another program holds the database: programs go on meanwhile.
+const HELD_UP_MAX_BYTES: usize = 64 << 20;
+const BATCH_PATIENCE: Duration = Duration::from_millis(500);
 /// How long writers and syncs wait for a database that another program holds.
 pub(crate) const BUSY_PATIENCE: Duration = Duration::from_secs(30);
 /// A sync with no more pending than this is committed by the thread that asks,
@@ -101,10 +107,30 @@ struct Waiter {
 pub(crate) struct Progress {
     /// Roughly what is pending or being written, in bytes.
     pub(crate) pending_bytes: usize,
+    /// When the batch that is being written was begun.
+    pub(crate) batch_began: Option<Instant>,
     /// Why the last batch failed, as long as none has succeeded since.
     pub(crate) failure: Option<StorageError>,
     /// The committer has ended.
     pub(crate) stopped: bool,
+}
+
+impl Progress {
+    /// Whether more may be added to what is pending.
+    pub(crate) fn has_room(&self) -> bool {
+        self.pending_bytes <= PENDING_MAX_BYTES
+            || (self.pending_bytes <= HELD_UP_MAX_BYTES && self.is_held_up())
+    }
+
+    fn is_held_up(&self) -> bool {
+        let now = Instant::now();
+        self.failure.is_some() || self.held_up_at().is_some_and(|at| at <= now)
+    }
+
+    /// When the batch that is being written has taken long.
+    pub(crate) fn held_up_at(&self) -> Option<Instant> {
+        self.batch_began.map(|began| began + BATCH_PATIENCE)
+    }
 }
 
 impl Mailbox {
@@ -302,6 +328,7 @@ fn commit_pending(shared: &Shared, keep_room: bool) -> Result<(), StorageError> 
         state.committing = Some(Arc::clone(&batch));
         batch
     };
+    shared.mailbox.progress.lock().batch_began = Some(Instant::now());
     let outcome = write_batch(shared, &batch, keep_room);
     match outcome {
         Ok(outcome) => {

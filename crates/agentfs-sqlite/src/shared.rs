@@ -15,7 +15,7 @@ use rusqlite::Connection;
 
 use crate::apply;
 use crate::cache::Cache;
-use crate::committer::{BUSY_PATIENCE, Mailbox, PENDING_MAX_BYTES};
+use crate::committer::{BUSY_PATIENCE, Mailbox};
 use crate::connection::Access;
 use crate::database::Volume;
 use crate::error::storage_error;
@@ -166,6 +166,7 @@ impl Shared {
         let mut progress = self.mailbox.progress.lock();
         progress.pending_bytes = pending_bytes;
         progress.failure = failure;
+        progress.batch_began = None;
         drop(progress);
         self.mailbox.batch_ended.notify_all();
     }
@@ -207,11 +208,11 @@ impl Shared {
     /// Waits until there is room for more changes.
     pub(crate) fn wait_for_room(&self) -> Result<(), StorageError> {
         let mut progress = self.mailbox.progress.lock();
-        if progress.pending_bytes <= PENDING_MAX_BYTES {
+        if progress.has_room() {
             return Ok(());
         }
         let deadline = Instant::now() + BUSY_PATIENCE;
-        while progress.pending_bytes > PENDING_MAX_BYTES {
+        while !progress.has_room() {
             match &progress.failure {
                 // Held by another program: it may let go.
                 None | Some(StorageError::Busy) => {}
@@ -221,8 +222,10 @@ impl Shared {
             if progress.stopped {
                 return Err(StorageError::Io("it has been closed".into()));
             }
-            let wait = self.mailbox.batch_ended.wait_until(&mut progress, deadline);
-            if wait.timed_out() {
+            let held_up = progress.held_up_at().filter(|at| *at > Instant::now());
+            let until = held_up.map_or(deadline, |at| at.min(deadline));
+            self.mailbox.batch_ended.wait_until(&mut progress, until);
+            if Instant::now() >= deadline {
                 return Err(StorageError::Busy);
             }
         }

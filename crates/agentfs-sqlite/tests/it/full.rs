@@ -1,5 +1,6 @@
-//! A full disk: programs are told, what is there stays readable, deleting stays
-//! possible, and when room returns everything goes on.
+//! What cannot be written. A full disk: programs are told, what is there stays readable,
+//! deleting stays possible, and when room returns everything goes on. A database that
+//! somebody else writes: programs go on.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use agentfs_core::storage::{Chunk, Storage};
 use agentfs_core::{FileKind, Ino, StorageError};
 use agentfs_sqlite::{Database, OpenOptions, SqliteStorage, Volume};
 
-use crate::kit::{inode, name};
+use crate::kit::{Dir, Shell, inode, name};
 
 /// Set in the process that has a small file system of its own, to its directory.
 const CHILD: &str = "AGENTFS_FULL_CHILD";
@@ -123,4 +124,34 @@ fn a_full_disk_is_told_and_recovered_from() {
             eprintln!("skipped: no file system can be mounted in a namespace");
         }
     }
+}
+
+/// More than what writers wait for otherwise (12 MiB) may be pending while another program
+/// holds the database, and is stored when it lets go.
+#[test]
+fn programs_go_on_while_the_database_is_held() {
+    let dir = Dir::new();
+    let database = dir.open();
+    let storage = database.volume(Volume::View);
+    storage
+        .write(|txn| txn.put_inode(Ino::ROOT, &inode(FileKind::Directory, 0)))
+        .map_err(|e: StorageError| e)
+        .unwrap();
+    storage.sync().unwrap();
+    let mut holder = Shell::new(&dir.path());
+    assert_eq!(holder.ask("BEGIN IMMEDIATE; SELECT 'held';"), "held");
+    // 30 MB. Were there no room, a writer would wait for as long as the committer waits
+    // for the database, five seconds, or fail after 30.
+    let began = Instant::now();
+    for number in 0..1000 {
+        write_file(&storage, number).unwrap();
+    }
+    assert!(began.elapsed() < Duration::from_secs(4), "they waited");
+    assert_eq!(holder.ask("SELECT count(*) FROM fs_data;"), "0");
+    assert_eq!(holder.ask("COMMIT; SELECT 'let go';"), "let go");
+    storage.sync().unwrap();
+    assert_eq!(holder.ask("SELECT count(*) FROM fs_data;"), "1000");
+    assert_eq!(count(&storage), 1000);
+    drop(holder);
+    database.close().unwrap();
 }

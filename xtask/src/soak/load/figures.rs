@@ -19,11 +19,10 @@ use crate::bench;
 const INODES_SPARE: u64 = 16;
 /// A base directory is kept open as long as the kernel holds it.
 const DESCRIPTORS_SPARE: u64 = INODES_SPARE;
-/// What the server's memory may grow by for good: its caches (32 MiB of chunks, 16 MiB
+/// What the server's memory may grow by for good: its caches (64 MiB of chunks, 16 MiB
 /// of pages in each of SQLite's five connections, at most 24 MiB for rows of inodes, 20
-/// for open directories and 24 for packed ones), and a fifth more that malloc keeps:
-/// after a million files 204 and 208 MiB in all.
-const RESIDENT_SPARE_KIB: u64 = 216 << 10;
+/// for open directories and 24 for packed ones), and a fifth more that malloc keeps.
+const RESIDENT_SPARE_KIB: u64 = 254 << 10;
 /// How long the kernel may take to tell what it has forgotten.
 const FORGET_PATIENCE: Duration = Duration::from_secs(30);
 

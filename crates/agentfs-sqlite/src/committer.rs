@@ -40,9 +40,9 @@ pub(crate) const BUSY_PATIENCE: Duration = Duration::from_secs(30);
 /// A sync with no more pending than this is committed by the thread that asks,
 /// which spares it two changes of thread.
 const SYNC_HERE_MAX_BYTES: usize = 1 << 20;
-/// After a batch this large the disk begins to write it, so that it is not idle
-/// until the sync.
-const WRITE_EARLY_BYTES: usize = 4 << 20;
+/// After batches of so much the disk begins to write them, so that it is not idle until
+/// the sync: one of a single byte waits for all of the `-wal`.
+const WRITE_EARLY_BYTES: usize = 1 << 20;
 /// Syncs that follow one another within this time find room in the `-wal`.
 const SYNCS_TOGETHER: Duration = Duration::from_millis(50);
 /// How soon a failed batch is tried again; doubles up to [`RETRY_MAX`].
@@ -349,7 +349,11 @@ fn commit_pending(shared: &Shared, keep_room: bool) -> Result<(), StorageError> 
             let left = state.pending.cost_bytes();
             drop(state);
             shared.set_progress(left, None);
-            if batch.cost_bytes() >= WRITE_EARLY_BYTES {
+            let batch_bytes = batch.cost_bytes();
+            let waiting = &shared.left_to_host_bytes;
+            if waiting.fetch_add(batch_bytes, Ordering::Relaxed) + batch_bytes >= WRITE_EARLY_BYTES
+            {
+                waiting.store(0, Ordering::Relaxed);
                 shared.gate.start_writing_wal();
             }
             Ok(())

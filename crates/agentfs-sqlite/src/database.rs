@@ -9,7 +9,7 @@
 use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize};
 use std::thread::JoinHandle;
 
 use agentfs_core::storage::{ReadTxn, SyncDone, WriteTxn};
@@ -103,6 +103,7 @@ impl Database {
             access,
             home_exists: AtomicBool::new(home_exists),
             had_wal,
+            left_to_host_bytes: AtomicUsize::new(0),
             numbers: Mutex::new(numbers.into_iter().collect()),
             data_version: AtomicI64::new(0),
             seen_changes: AtomicU64::new(gate.changes()),

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use agentfs_core::{Ino, StorageError};
@@ -37,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) home_exists: AtomicBool,
     /// When it was opened, the `-wal` held what the database did not.
     pub(crate) had_wal: bool,
+    /// Committed since the disk was last told to begin writing, roughly.
+    pub(crate) left_to_host_bytes: AtomicUsize,
     /// Inode numbers that may be given, as ranges `[from, to)`.
     pub(crate) numbers: Mutex<VecDeque<(u64, u64)>>,
     /// `PRAGMA data_version` of the writer's connection; 0: not read yet.

@@ -34,7 +34,7 @@ const PENDING_MAX_BYTES: usize = 12 << 20;
 /// The same while batches fail or one takes longer than [`BATCH_PATIENCE`], mostly as
 /// another program holds the database: programs go on meanwhile.
 const HELD_UP_MAX_BYTES: usize = 64 << 20;
-const BATCH_PATIENCE: Duration = Duration::from_millis(500);
+pub(crate) const BATCH_PATIENCE: Duration = Duration::from_millis(500);
 /// How long writers and syncs wait for a database that another program holds.
 pub(crate) const BUSY_PATIENCE: Duration = Duration::from_secs(30);
 /// A sync with no more pending than this is committed by the thread that asks,
@@ -123,13 +123,8 @@ impl Progress {
     }
 
     fn is_held_up(&self) -> bool {
-        let now = Instant::now();
-        self.failure.is_some() || self.held_up_at().is_some_and(|at| at <= now)
-    }
-
-    /// When the batch that is being written has taken long.
-    pub(crate) fn held_up_at(&self) -> Option<Instant> {
-        self.batch_began.map(|began| began + BATCH_PATIENCE)
+        let takes_long = |began: Instant| began.elapsed() >= BATCH_PATIENCE;
+        self.failure.is_some() || self.batch_began.is_some_and(takes_long)
     }
 }
 

@@ -15,7 +15,7 @@ use rusqlite::Connection;
 
 use crate::apply;
 use crate::cache::Cache;
-use crate::committer::{BUSY_PATIENCE, Mailbox};
+use crate::committer::{BATCH_PATIENCE, BUSY_PATIENCE, Mailbox};
 use crate::connection::Access;
 use crate::database::Volume;
 use crate::error::storage_error;
@@ -37,7 +37,7 @@ pub(crate) struct Shared {
     pub(crate) home_exists: AtomicBool,
     /// When it was opened, the `-wal` held what the database did not.
     pub(crate) had_wal: bool,
-    /// Committed since the disk was last told to begin writing, roughly.
+    /// Committed since the disk was last told to write, roughly.
     pub(crate) left_to_host_bytes: AtomicUsize,
     /// Inode numbers that may be given, as ranges `[from, to)`.
     pub(crate) numbers: Mutex<VecDeque<(u64, u64)>>,
@@ -224,8 +224,8 @@ impl Shared {
             if progress.stopped {
                 return Err(StorageError::Io("it has been closed".into()));
             }
-            let held_up = progress.held_up_at().filter(|at| *at > Instant::now());
-            let until = held_up.map_or(deadline, |at| at.min(deadline));
+            // Nobody tells of a batch that takes long.
+            let until = deadline.min(Instant::now() + BATCH_PATIENCE);
             self.mailbox.batch_ended.wait_until(&mut progress, until);
             if Instant::now() >= deadline {
                 return Err(StorageError::Busy);

@@ -87,7 +87,9 @@ pub(crate) fn sync(shared: &Shared) -> Result<(), StorageError> {
     match shared.gate.is_doubted() {
         true => mend(shared),
         false => shared.gate.sync_wal(),
-    }
+    }?;
+    shared.left_to_host_bytes.store(0, Ordering::Relaxed);
+    Ok(())
 }
 
 /// After a sync has failed, makes the `-wal` durable by writing it once more, see

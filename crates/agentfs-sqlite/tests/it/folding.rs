@@ -8,7 +8,7 @@ use agentfs_core::storage::{Chunk, Storage};
 use agentfs_core::{FileKind, Ino, StorageError};
 use agentfs_sqlite::{Database, OpenOptions, SqliteStorage, Volume};
 
-use crate::kit::{Dir, Shell, inode, name, wal_of};
+use crate::kit::{Dir, Shell, inode, make_root, name, wal_of};
 
 /// Enough not to be folded between two batches, and for the `-wal` to be shortened.
 const LARGE_CHUNKS: u64 = 3200;
@@ -56,10 +56,7 @@ impl Large {
     fn new<T>(before: impl FnOnce(&Path) -> T) -> (Self, T) {
         let dir = Dir::new();
         let made = dir.open();
-        made.volume(Volume::View)
-            .write(|txn| txn.put_inode(Ino::ROOT, &inode(FileKind::Directory, 0)))
-            .map_err(|e: StorageError| e)
-            .unwrap();
+        make_root(&made.volume(Volume::View));
         made.close().unwrap();
         drop(made);
         let value = before(&dir.path());

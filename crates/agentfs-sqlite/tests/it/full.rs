@@ -9,7 +9,7 @@ use agentfs_core::storage::{Chunk, Storage};
 use agentfs_core::{FileKind, Ino, StorageError};
 use agentfs_sqlite::{Database, OpenOptions, SqliteStorage, Volume};
 
-use crate::kit::{Dir, Shell, inode, name};
+use crate::kit::{Dir, Shell, inode, make_root, name};
 
 /// Set in the process that has a small file system of its own, to its directory.
 const CHILD: &str = "AGENTFS_FULL_CHILD";
@@ -53,10 +53,7 @@ fn child_on_a_small_file_system() {
     std::fs::write(&ballast, vec![0; 3 << 20]).unwrap();
     let database = Database::open(&dir.join("s.db"), &OpenOptions::new().create(true)).unwrap();
     let storage = database.volume(Volume::View);
-    storage
-        .write(|txn| txn.put_inode(Ino::ROOT, &inode(FileKind::Directory, 0)))
-        .map_err(|e: StorageError| e)
-        .unwrap();
+    make_root(&storage);
     // Until a sync tells that the disk is full.
     let mut number = 0;
     let failure = loop {
@@ -133,10 +130,7 @@ fn programs_go_on_while_the_database_is_held() {
     let dir = Dir::new();
     let database = dir.open();
     let storage = database.volume(Volume::View);
-    storage
-        .write(|txn| txn.put_inode(Ino::ROOT, &inode(FileKind::Directory, 0)))
-        .map_err(|e: StorageError| e)
-        .unwrap();
+    make_root(&storage);
     storage.sync().unwrap();
     let mut holder = Shell::new(&dir.path());
     assert_eq!(holder.ask("BEGIN IMMEDIATE; SELECT 'held';"), "held");

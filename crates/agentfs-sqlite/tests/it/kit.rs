@@ -8,7 +8,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use agentfs_core::storage::{InodeRow, ReadTxn, Storage};
 use agentfs_core::{FileKind, Ino, LowerPath, Name, StorageError, Timestamp};
-use agentfs_sqlite::{Database, DatabaseFiles, OpenOptions};
+use agentfs_sqlite::{Database, DatabaseFiles, OpenOptions, SqliteStorage};
 
 pub(crate) struct Dir {
     dir: tempfile::TempDir,
@@ -127,6 +127,14 @@ pub(crate) fn inode(kind: FileKind, tag: u32) -> InodeRow {
         ctime: Timestamp::new(i64::from(tag), tag % 1000),
         origin: None,
     }
+}
+
+/// A root, which a database does not have by itself.
+pub(crate) fn make_root(storage: &SqliteStorage) {
+    storage
+        .write(|txn| txn.put_inode(Ino::ROOT, &inode(FileKind::Directory, 0)))
+        .map_err(|e: StorageError| e)
+        .unwrap();
 }
 
 /// Everything a storage says about inodes up to a few dozen, names, paths.

@@ -5,7 +5,7 @@ use agentfs_core::storage::{Chunk, Storage};
 use agentfs_core::{FileKind, Ino, StorageError};
 use agentfs_sqlite::{SqliteStorage, Volume};
 
-use crate::kit::{Dir, inode};
+use crate::kit::{Dir, inode, make_root};
 
 /// Below 2^39, as the host numbers.
 const COPIED_UP: Ino = Ino(77);
@@ -81,9 +81,7 @@ fn use_all(dir: &Dir, ino: Ino) {
 fn database() -> (Dir, [Ino; 3]) {
     let dir = Dir::new();
     let inos = reopened(&dir, |storage| {
-        storage
-            .write(|txn| txn.put_inode(Ino::ROOT, &inode(FileKind::Directory, 0)))
-            .unwrap();
+        make_root(storage);
         put(storage, COPIED_UP);
         [COPIED_UP, new_file(storage), new_file(storage)]
     });

@@ -12,7 +12,7 @@ use agentfs_core::storage::{Chunk, Storage};
 use agentfs_core::{FileKind, Ino, StorageError};
 use agentfs_sqlite::{Database, OpenOptions, SqliteStorage, Volume};
 
-use crate::kit::{Dir, Shell, inode, name, wal_of};
+use crate::kit::{Dir, Shell, inode, make_root, name, wal_of};
 
 /// A Python process with the SDK, told what to do line by line.
 struct Sdk {
@@ -114,12 +114,6 @@ impl Drop for Sdk {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn make_root(storage: &SqliteStorage) {
-    storage
-        .write(|txn| txn.put_inode(Ino::ROOT, &inode(FileKind::Directory, 0)))
-        .unwrap();
 }
 
 fn write_file(storage: &SqliteStorage, file: &str, content: &[u8]) {

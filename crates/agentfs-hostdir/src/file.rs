@@ -1,18 +1,22 @@
 //! Open regular files of the base. Read only; never anything but `S_IFREG`.
 
 use std::io::IoSliceMut;
+use std::num::NonZeroU64;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use agentfs_core::lower::{LowerAttr, LowerFile};
 use agentfs_core::{LowerError, LowerPath};
-use rustix::fs::{FileType, Mode, OFlags, SeekFrom, Stat, openat};
+use rustix::fs::{Advice, FileType, Mode, OFlags, SeekFrom, Stat, fadvise, openat};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use crate::convert::lower_attr;
 use crate::dir::error;
 use crate::read_ahead;
+
+/// What is read around a first read within a file: a chunk of our databases.
+const AROUND_BYTES: u64 = 32 << 10;
 
 /// Opens for reading without leaving a trace in the access time, where the
 /// host lets us (our own files, or privileged).
@@ -70,7 +74,16 @@ impl HostFile {
     fn read_first(&self, ahead: &read_ahead::Shared, buf: &mut [u8], offset: u64) -> usize {
         let into = &mut [IoSliceMut::new(buf)];
         let cached = preadv2(&self.fd, into, offset, ReadWriteFlags::NOWAIT);
-        ahead.read_first(&self.path, cached == Err(Errno::AGAIN));
+        let is_cold = cached == Err(Errno::AGAIN);
+        if is_cold && offset > 0 {
+            // What changes a little of a file reads a page first, and has the chunk
+            // around it copied up next; the kernel reads just what is asked for.
+            let start = offset & !(AROUND_BYTES - 1);
+            let around = NonZeroU64::new(AROUND_BYTES);
+            // Whatever is wrong shows again.
+            let _ = fadvise(&self.fd, start, around, Advice::WillNeed);
+        }
+        ahead.read_first(&self.path, is_cold);
         // Whatever else is wrong shows again.
         cached.unwrap_or(0)
     }

@@ -476,3 +476,33 @@ fn the_own_database_is_neither_seen_nor_opened() {
     );
     assert_eq!(locks(), 0, "so the lock does show it");
 }
+
+/// Who changes a byte of a large file reads a page of it first, and has the chunk around
+/// that copied up right after.
+#[test]
+fn a_first_read_within_a_cold_file_brings_the_chunk_around_it() {
+    const CHUNK_BYTES: usize = 32 << 10;
+    let top = tempfile::tempdir().unwrap();
+    let path = top.path().join("file");
+    fs::write(&path, vec![7; 4 << 20]).unwrap();
+    let kernel = fs::File::open(&path).unwrap();
+    kernel.sync_all().unwrap();
+    rustix::fs::fadvise(&kernel, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    // How much of it the kernel has, from an offset. Asking has it read the rest.
+    let cached = |offset: u64| {
+        let mut buf = vec![0; CHUNK_BYTES];
+        let into = &mut [std::io::IoSliceMut::new(&mut buf)];
+        let flags = rustix::io::ReadWriteFlags::NOWAIT;
+        rustix::io::preadv2(&kernel, into, offset, flags)
+    };
+    if cached(3 << 20) != Err(rustix::io::Errno::AGAIN) {
+        return skip("this file system drops nothing from the cache");
+    }
+    let dir = HostDir::open(top.path()).unwrap();
+    let dir = dir.with_read_ahead().map_err(|(_, error)| error).unwrap();
+    let file = dir.open(&LowerPath::parse(b"file").unwrap()).unwrap();
+    let chunk = 1 << 20;
+    file.read_at(&mut [0], chunk + 5 * 4096).unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(cached(chunk), Ok(CHUNK_BYTES));
+}

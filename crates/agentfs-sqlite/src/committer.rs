@@ -45,6 +45,8 @@ const SYNC_HERE_MAX_BYTES: usize = 1 << 20;
 const WRITE_EARLY_BYTES: usize = 1 << 20;
 /// Syncs that follow one another within this time find room in the `-wal`.
 const SYNCS_TOGETHER: Duration = Duration::from_millis(50);
+/// Room for the next sync is made once nothing has been written for this long.
+const ROOM_IDLE: Duration = Duration::from_millis(200);
 /// How soon a failed batch is tried again; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_millis(500);
@@ -129,18 +131,17 @@ impl Progress {
 }
 
 impl Mailbox {
-    /// Says that something is pending.
-    pub(crate) fn dirty(&self, at_once: bool) {
+    /// Says that something is pending; whether nothing was.
+    pub(crate) fn dirty(&self, at_once: bool) -> bool {
         let mut letters = self.letters.lock();
         let now = Instant::now();
         let due = if at_once { now } else { now + BATCH_INTERVAL };
-        match letters.due {
-            Some(earlier) if earlier <= due => {}
-            _ => {
-                letters.due = Some(due);
-                self.work.notify_one();
-            }
+        let before = letters.due;
+        if before.is_none_or(|earlier| earlier > due) {
+            letters.due = Some(due);
+            self.work.notify_one();
         }
+        before.is_none()
     }
 
     pub(crate) fn sync(&self, done: SyncDone) {
@@ -223,11 +224,23 @@ pub(crate) fn run(shared: &Shared) {
 fn run_with(shared: &Shared, mut folding: Folding<'_, '_>) {
     let mut retry = RETRY_MIN;
     let mut fold_at = None;
+    let mut room_at = None;
     loop {
-        let mut turn = next_turn(&shared.mailbox, fold_at);
+        let idle_at = [fold_at, room_at].into_iter().flatten().min();
+        let mut turn = next_turn(&shared.mailbox, idle_at);
         let mut writing = shared.mailbox.turn.lock();
         if turn.idle {
-            fold_at = folding.when_idle();
+            let is_over = |at: Option<Instant>| at.is_some_and(|at| at <= Instant::now());
+            if is_over(room_at) {
+                room_at = None;
+                // The disk may be slow: programs go on meanwhile.
+                shared.mailbox.progress.lock().batch_began = Some(Instant::now());
+                wal::make_room(shared);
+                shared.mailbox.progress.lock().batch_began = None;
+            }
+            if is_over(fold_at) {
+                fold_at = folding.when_idle();
+            }
             continue;
         }
         if turn.check_external {
@@ -263,6 +276,7 @@ fn run_with(shared: &Shared, mut folding: Folding<'_, '_>) {
             (waiter.done)(result.clone());
         }
         fold_at = folding.after_batch(writing.go_on());
+        room_at = wal::wants_room(shared).then(|| Instant::now() + ROOM_IDLE);
         drop(writing);
         shared.tell_of_external_change();
         if turn.stop {
@@ -377,9 +391,6 @@ struct Written {
 
 fn write_batch(shared: &Shared, batch: &Delta, keep_room: bool) -> Result<Written, StorageError> {
     let lease = shared.lease(Purpose::Write)?;
-    if lease.is_fresh() {
-        shared.data_version.store(0, Ordering::Relaxed);
-    }
     let external = Cell::new(false);
     let result = lease.query(|conn| {
         wal::transaction(&shared.gate, conn, || {

@@ -383,7 +383,9 @@ impl Storage for SqliteStorage {
                 .map_or(0, |batch| batch.cost_bytes());
         drop(state);
         shared.mailbox.progress.lock().pending_bytes = pending_bytes;
-        shared.mailbox.dirty(at_once || pending_bytes > BATCH_BYTES);
+        if shared.mailbox.dirty(at_once || pending_bytes > BATCH_BYTES) {
+            wal::expect(&shared.gate);
+        }
         Ok(value)
     }
 

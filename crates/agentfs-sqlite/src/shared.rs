@@ -90,6 +90,10 @@ impl Shared {
             self.unreconciled.store(true, Ordering::Release);
             self.note_external_change();
         }
+        // What a connection counts as the version is its own.
+        if purpose == Purpose::Write && lease.is_fresh() {
+            self.data_version.store(0, Ordering::Relaxed);
+        }
         Ok(lease)
     }
 
@@ -132,12 +136,9 @@ impl Shared {
 
     /// Looks whether others wrote. Runs on the committer thread.
     pub(crate) fn look_for_external_change(&self) {
-        let outcome = self.lease(Purpose::Write).and_then(|lease| {
-            if lease.is_fresh() {
-                self.data_version.store(0, Ordering::Relaxed);
-            }
-            lease.query(|conn| self.note_data_version(conn))
-        });
+        let outcome = self
+            .lease(Purpose::Write)
+            .and_then(|lease| lease.query(|conn| self.note_data_version(conn)));
         match outcome {
             Ok(true) => self.drop_clean_state(),
             Ok(false) => {}

@@ -54,6 +54,9 @@ pub(crate) struct VolumeSql {
     pub(crate) xattr_put: String,
     pub(crate) xattr_delete: String,
     pub(crate) xattrs_delete: String,
+    /// Looks into every table and index where a changed inode has rows. One row, of no
+    /// meaning.
+    pub(crate) touch: String,
 }
 
 impl VolumeSql {
@@ -164,6 +167,21 @@ impl VolumeSql {
             ),
             xattr_delete: format!("DELETE FROM {xattr} WHERE ino = ?1 AND name = ?2"),
             xattrs_delete: format!("DELETE FROM {xattr} WHERE ino = ?1"),
+            touch: {
+                let of_view = if view {
+                    ", (SELECT max(delta_ino) FROM fs_origin)"
+                } else {
+                    ""
+                };
+                format!(
+                    "SELECT (SELECT max(ino) FROM {inode}), (SELECT max(id) FROM {dentry}), \
+                     (SELECT max(parent_ino) FROM {dentry}), \
+                     (SELECT ino FROM {dentry} WHERE parent_ino = 0 AND name = ''), \
+                     (SELECT max(rowid) FROM {data}), \
+                     (SELECT max(ino) FROM {data}), (SELECT max(ino) FROM {symlink}), \
+                     (SELECT max(ino) FROM {origin}), (SELECT max(ino) FROM {xattr}){of_view}"
+                )
+            },
         }
     }
 }
@@ -212,3 +230,54 @@ pub(crate) const WAL_TIE: &str = "SELECT \
 pub(crate) const OVERLAY_CONFIG_GET: &str = "SELECT value FROM fs_overlay_config WHERE key = ?1";
 pub(crate) const BASE_PATH_PUT: &str =
     "INSERT OR REPLACE INTO fs_overlay_config (key, value) VALUES ('base_path', ?1)";
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use rusqlite::Connection;
+
+    use super::*;
+    use crate::schema;
+
+    /// Else a small batch after a large one reads from the disk what is missing.
+    #[test]
+    fn every_table_of_a_volume_is_touched_and_every_index() {
+        let conn = Connection::open_in_memory().unwrap();
+        for tables in [
+            schema::FORMAT_TABLES,
+            schema::EXTENSION_TABLES,
+            schema::HOME_TABLES,
+        ] {
+            conn.execute_batch(tables).unwrap();
+        }
+        for volume in [Volume::View, Volume::Home] {
+            let sql = VolumeSql::new(volume);
+            let mut explained = conn.prepare(&format!("EXPLAIN {}", sql.touch)).unwrap();
+            let opened: BTreeSet<i64> = explained
+                .query_map([], |row| Ok((row.get::<_, String>(1)?, row.get(3)?)))
+                .unwrap()
+                .map(Result::unwrap)
+                .filter_map(|(opcode, root)| (opcode == "OpenRead").then_some(root))
+                .collect();
+            // Whiteouts are not an inode's.
+            let mut listed = conn
+                .prepare(
+                    "SELECT name, rootpage FROM sqlite_schema WHERE rootpage > 0 AND \
+                     tbl_name NOT LIKE '%whiteout' AND CASE WHEN ?1 \
+                     THEN tbl_name GLOB 'afs_home_*' \
+                     ELSE tbl_name IN ('fs_inode', 'fs_dentry', 'fs_data', 'fs_symlink', \
+                     'fs_origin', 'afs_origin', 'afs_xattr') END",
+                )
+                .unwrap();
+            let listed = listed
+                .query_map([volume == Volume::Home], |row| {
+                    Ok((row.get(0)?, row.get(1)?))
+                })
+                .unwrap();
+            for (name, root) in listed.map(Result::<(String, i64), _>::unwrap) {
+                assert!(opened.contains(&root), "{name} is not looked into");
+            }
+        }
+    }
+}

@@ -92,6 +92,14 @@ pub(crate) fn start_writing(file: &File) {
     unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
+/// Has the kernel begin to read a part of a file into its cache
+/// (`posix_fadvise(2)`): a hint, which may fail.
+pub(crate) fn start_reading(file: &File, start: i64, len: i64) {
+    // SAFETY: the descriptor is open for the borrow of `file`; the call takes
+    // numbers only.
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), start, len, libc::POSIX_FADV_WILLNEED) };
+}
+
 /// Whether another process has locked the whole file, as Turso does, rather
 /// than a range, as SQLite does.
 pub(crate) fn is_whole_file_held(file: &File) -> bool {

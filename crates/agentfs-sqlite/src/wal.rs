@@ -50,6 +50,33 @@ pub(crate) fn keep_room(gate: &Gate) {
     }
 }
 
+/// Whether room should be made while nothing else is to be done.
+pub(crate) fn wants_room(shared: &Shared) -> bool {
+    room::is_low(&fill(&shared.gate))
+}
+
+/// Makes room for the next sync while nothing else is to be done, and puts all on the
+/// disk: what has grown since would have to be written with it. Whoever calls this must
+/// have the committer's turn.
+pub(crate) fn make_room(shared: &Shared) {
+    let made = shared.lease(Purpose::Write).and_then(|lease| {
+        lease.query(|conn| {
+            run(conn, "BEGIN IMMEDIATE")?;
+            keep_room(&shared.gate);
+            // Nothing was done in it: the connection is as good as before.
+            run(conn, "ROLLBACK")
+        })
+    });
+    if let Err(error) = made.and_then(|()| sync(shared)) {
+        tracing::debug!(%error, "no room was made in the -wal");
+    }
+}
+
+/// Says that a batch will come soon.
+pub(crate) fn expect(gate: &Gate) {
+    gate.with_wal(room::expect);
+}
+
 /// Gives the room back: the disk is full.
 pub(crate) fn give_back_room(shared: &Shared) -> Result<(), StorageError> {
     // The lease rolls the transaction back, in which nothing is done.
@@ -103,9 +130,6 @@ pub(crate) fn mend(shared: &Shared) -> Result<(), StorageError> {
         return Err(StorageError::Io("an earlier sync has failed".into()));
     };
     let lease = shared.lease(Purpose::Write)?;
-    if lease.is_fresh() {
-        shared.data_version.store(0, Ordering::Relaxed);
-    }
     // The lease rolls the transaction back, in which nothing is done.
     lease.query(|conn| {
         run(conn, "BEGIN IMMEDIATE")?;

@@ -2,8 +2,9 @@
 //!
 //! A sync of a file that has grown waits for the journal of the file system, one
 //! of a file whose blocks were there only for the disk: measured on ext4, 33 KiB,
-//! 240 against 100 us. So, while syncs follow one another, zeros are written
-//! beyond the end before they are needed, and the file is begun anew early. They mean nothing to SQLite, which
+//! 240 against 100 us. So zeros are written beyond the end before they are needed,
+//! while syncs follow one another, and when nothing is to be done after much was
+//! written; and the file is begun anew early. They mean nothing to SQLite, which
 //! itself leaves old frames there when it starts a `-wal` anew: a frame counts
 //! only with the salt and the checksum that follow from those before it.
 //!
@@ -16,6 +17,7 @@ use std::os::unix::fs::FileExt;
 
 use super::Fill;
 use crate::stamp;
+use crate::sys;
 
 /// Zeros are written when less room than this is left.
 const LOW_BYTES: u64 = 256 << 10;
@@ -51,6 +53,23 @@ pub(super) fn keep(wal: &File, shm: &File) -> io::Result<()> {
             wal.write_all_at(&vec![0; STEP_BYTES], size)
         }
         _ => Ok(()),
+    }
+}
+
+/// Whether a `-wal` has too little room for a sync, and is so large that [`keep`] adds
+/// no great part to it. One that is folded is begun anew: all of it is room.
+pub(super) fn is_low(fill: &Fill) -> bool {
+    let room = fill.size_bytes.saturating_sub(fill.used_bytes);
+    fill.unfolded_bytes > 0 && fill.used_bytes >= STEP_BYTES as u64 && room < LOW_BYTES
+}
+
+/// Has the kernel read what the next batch is written over: frames begin on no boundary
+/// of its pages, and a part of one is not written before the rest is there.
+pub(super) fn expect(wal: &File, shm: &File) {
+    if let Ok(Some(end)) = used_bytes(shm)
+        && let Ok(end) = i64::try_from(end)
+    {
+        sys::start_reading(wal, end, LOW_BYTES.cast_signed());
     }
 }
 

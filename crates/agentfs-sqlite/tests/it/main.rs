@@ -11,4 +11,5 @@ mod full;
 mod kit;
 mod numbering;
 mod opening;
+mod rest;
 mod sharing;

@@ -8,7 +8,7 @@
 use super::Overlay;
 use crate::error::FsError;
 use crate::lower::LowerLayer;
-use crate::storage::{InodeRow, ReadTxn, Storage, WriteTxn};
+use crate::storage::{Chunk, InodeRow, ReadTxn, Storage, WriteTxn};
 use crate::types::{FILE_MAX_BYTES, Ino};
 
 /// Bytes of the lower file that one call may hide behind chunks of zeros, which
@@ -37,8 +37,58 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
         offset: u64,
         data: &[u8],
     ) -> Result<(), FsError> {
+        self.make_room(txn, ino, row, offset, data.len() as u64)?;
+        let chunk_size = self.chunk_size();
+        let mut done = 0;
+        while done < data.len() {
+            let at = offset + done as u64;
+            let room = usize_of(chunk_size - at % chunk_size);
+            let part = &data[done..data.len().min(done + room)];
+            if part.len() == self.chunk_len(row, at / chunk_size) {
+                txn.put_chunk(ino, at / chunk_size, part.into())?;
+            } else {
+                self.write_part(txn, ino, row, at, part)?;
+            }
+            done += part.len();
+        }
+        self.settle_origin(txn, ino, row)
+    }
+
+    /// As [`Self::write_range`] of all that `chunks` hold, one after the other. `offset`
+    /// is where a chunk begins, and all of them but the last are full. What becomes a
+    /// chunk of this file as it is is not copied.
+    pub(super) fn write_chunks(
+        &self,
+        txn: &mut dyn WriteTxn,
+        ino: Ino,
+        row: &mut InodeRow,
+        offset: u64,
+        chunks: Vec<Chunk>,
+    ) -> Result<(), FsError> {
+        let len: usize = chunks.iter().map(|chunk| chunk.len()).sum();
+        self.make_room(txn, ino, row, offset, len as u64)?;
+        let first = offset / self.chunk_size();
+        for (index, chunk) in (first..).zip(chunks) {
+            if chunk.len() == self.chunk_len(row, index) {
+                txn.put_chunk(ino, index, chunk)?;
+            } else {
+                self.write_part(txn, ino, row, index * self.chunk_size(), &chunk)?;
+            }
+        }
+        self.settle_origin(txn, ino, row)
+    }
+
+    /// Lets the file reach to the end of what is about to be written.
+    fn make_room(
+        &self,
+        txn: &mut dyn WriteTxn,
+        ino: Ino,
+        row: &mut InodeRow,
+        offset: u64,
+        len: u64,
+    ) -> Result<(), FsError> {
         let end = offset
-            .checked_add(data.len() as u64)
+            .checked_add(len)
             .filter(|&end| end <= FILE_MAX_BYTES)
             .ok_or(FsError::FileTooLarge)?;
         let chunk_size = self.chunk_size();
@@ -46,28 +96,36 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
             if offset / chunk_size > row.size / chunk_size {
                 self.grow(txn, ino, row, end)?;
             }
-            // Else the last chunk is written below anyway.
+            // Else the last chunk is written by the caller anyway.
             row.size = end;
         }
-        let mut done = 0;
-        while done < data.len() {
-            let at = offset + done as u64;
-            let (index, start) = (at / chunk_size, at % chunk_size);
-            let room = usize_of(chunk_size - start);
-            let part = &data[done..data.len().min(done + room)];
-            let whole = usize_of((row.size - index * chunk_size).min(chunk_size));
-            let start = usize_of(start);
-            if part.len() == whole {
-                txn.put_chunk(ino, index, part.into())?;
-            } else if !txn.patch_chunk(ino, index, whole, start, part)? {
-                let mut bytes = self.chunk_bytes(txn, ino, row, index)?;
-                bytes.resize(whole, 0);
-                bytes[start..start + part.len()].copy_from_slice(part);
-                txn.put_chunk(ino, index, bytes.into())?;
-            }
-            done += part.len();
+        Ok(())
+    }
+
+    /// How long the chunk `index`, which lies within the size, is when it is whole.
+    fn chunk_len(&self, row: &InodeRow, index: u64) -> usize {
+        usize_of((row.size - index * self.chunk_size()).min(self.chunk_size()))
+    }
+
+    /// Writes a part of one chunk.
+    fn write_part(
+        &self,
+        txn: &mut dyn WriteTxn,
+        ino: Ino,
+        row: &InodeRow,
+        offset: u64,
+        part: &[u8],
+    ) -> Result<(), FsError> {
+        let index = offset / self.chunk_size();
+        let start = usize_of(offset % self.chunk_size());
+        let whole = self.chunk_len(row, index);
+        if !txn.patch_chunk(ino, index, whole, start, part)? {
+            let mut bytes = self.chunk_bytes(txn, ino, row, index)?;
+            bytes.resize(whole, 0);
+            bytes[start..start + part.len()].copy_from_slice(part);
+            txn.put_chunk(ino, index, bytes.into())?;
         }
-        self.settle_origin(txn, ino, row)
+        Ok(())
     }
 
     /// Makes `[offset, end)` read as zeros, within the size. The caller writes

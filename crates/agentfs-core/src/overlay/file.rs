@@ -20,10 +20,6 @@ use crate::types::{FILE_MAX_BYTES, FileKind, Ino, LowerPath};
 
 /// Lower files kept open: a descriptor each.
 const OPEN_FILES_MAX: NonZeroUsize = NonZeroUsize::new(256).unwrap();
-/// Bytes moved by one step of `copy_file_range`.
-const COPY_STEP_BYTES: u64 = 1 << 20;
-/// Bytes moved by one call of `copy_file_range`; it may always move less.
-const COPY_CALL_BYTES: u64 = 64 << 20;
 
 /// Lower files that were read of late, by inode number.
 pub(super) struct OpenFiles(LruCache<Ino, Arc<dyn LowerFile>>);
@@ -109,7 +105,7 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
         self.write_with(ino, offset, data, false, Times::Kept)
     }
 
-    fn write_with(
+    pub(super) fn write_with(
         &self,
         ino: Ino,
         offset: u64,
@@ -192,47 +188,7 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
         })
     }
 
-    /// Copies bytes between files. Returns the bytes copied: less than `len`
-    /// at the end of the source, and after 64 MiB.
-    ///
-    /// # Errors
-    /// Those of [`Self::read`] and [`Self::write`];
-    /// [`FsError::InvalidArgument`] for overlapping ranges of one file.
-    pub fn copy_file_range(
-        &self,
-        from: Ino,
-        from_offset: u64,
-        to: Ino,
-        to_offset: u64,
-        len: u64,
-        times: Times,
-    ) -> Result<u64, FsError> {
-        // What the source has now: it may grow by the copying itself.
-        let source = self.getattr(from)?;
-        require_regular(source.kind)?;
-        let rest = source.size.saturating_sub(from_offset);
-        let len = len.min(rest).min(COPY_CALL_BYTES);
-        if from == to && from_offset.abs_diff(to_offset) < len {
-            return Err(FsError::InvalidArgument);
-        }
-        let mut copied = 0;
-        while copied < len {
-            let step = usize_of((len - copied).min(COPY_STEP_BYTES));
-            let data = self.read(from, from_offset + copied, step)?;
-            if data.is_empty() {
-                break;
-            }
-            let at = to_offset.saturating_add(copied);
-            match self.write_with(to, at, &data, false, times) {
-                Ok(()) => copied += data.len() as u64,
-                Err(_) if copied > 0 => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(copied)
-    }
-
-    fn stamp(&self, row: &mut InodeRow, times: Times) {
+    pub(super) fn stamp(&self, row: &mut InodeRow, times: Times) {
         if times == Times::Now {
             row.mtime = self.config.clock.now();
             row.ctime = row.mtime;
@@ -240,18 +196,19 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
     }
 
     /// Copies a regular file up, lets `change` work on it, and writes its row.
-    pub(super) fn modify(
+    pub(super) fn modify<T>(
         &self,
         ino: Ino,
-        change: impl FnOnce(&mut dyn crate::storage::WriteTxn, &mut InodeRow) -> Result<(), FsError>,
-    ) -> Result<(), FsError> {
+        change: impl FnOnce(&mut dyn crate::storage::WriteTxn, &mut InodeRow) -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
         let _namespace = self.namespace.write();
         self.node(ino)?;
         self.storage.write(|txn| {
             let mut row = self.copy_up(txn, ino)?;
             require_regular(row.kind)?;
-            change(txn, &mut row)?;
-            Ok(txn.put_inode(ino, &row)?)
+            let value = change(txn, &mut row)?;
+            txn.put_inode(ino, &row)?;
+            Ok(value)
         })
     }
 
@@ -350,7 +307,7 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
     }
 }
 
-fn require_regular(kind: FileKind) -> Result<(), FsError> {
+pub(super) fn require_regular(kind: FileKind) -> Result<(), FsError> {
     match kind {
         FileKind::Regular => Ok(()),
         FileKind::Directory => Err(FsError::IsADirectory),

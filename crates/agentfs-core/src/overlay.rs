@@ -10,6 +10,7 @@
 //! or `files`. The last three are held for a few map operations only, never
 //! across a call to the storage or the lower layer.
 
+mod copy;
 mod copy_up;
 mod create;
 mod data;
@@ -164,6 +165,14 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
     /// Those of the storage.
     pub fn is_upper(&self, ino: Ino) -> Result<bool, FsError> {
         Ok(self.storage.read(|txn| txn.inode(ino))?.is_some())
+    }
+
+    /// Whether an inode is referenced, but has lost its last name for good.
+    pub fn is_removed(&self, ino: Ino) -> bool {
+        let table = self.table.lock();
+        table
+            .get(ino)
+            .is_some_and(|node| node.linkage == inode_table::Linkage::Removed)
     }
 
     /// Says that the lower layer may have changed at `name` in the lower

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use agentfs_core::overlay::Times;
+use agentfs_core::overlay::{SetAttr, SetTime, Times};
 use agentfs_core::{Attr, FileKind, FsError, Ino, LowerLayer, Overlay, Storage};
 use fuser::{
     FileAttr, Generation, InitFlags, KernelConfig, ReplyAttr, ReplyEmpty, ReplyEntry, Request,
@@ -247,6 +247,30 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
             Times::Kept
         } else {
             Times::Now
+        }
+    }
+
+    /// Changes attributes; but for times that nobody can ask for. With a write-back
+    /// cache the kernel sends those of a file that has lost its last name with every
+    /// `unlink`: it tells them itself to whoever has the file open, who is the last.
+    fn set_attr(&self, number: Ino, set: &SetAttr) -> Result<Attr, FsError> {
+        let times_alone = SetAttr {
+            mtime: set.mtime,
+            ctime: set.ctime,
+            ..SetAttr::default()
+        };
+        match (set.mtime, set.ctime) {
+            (Some(SetTime::At(mtime)), Some(ctime))
+                if self.writeback && *set == times_alone && self.overlay.is_removed(number) =>
+            {
+                let attr = self.overlay.getattr(number)?;
+                Ok(Attr {
+                    mtime,
+                    ctime,
+                    ..attr
+                })
+            }
+            _ => self.overlay.setattr(number, set),
         }
     }
 

@@ -92,7 +92,7 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
                 ctime: ctime.map(request_time),
                 kill_suid_sgid: self.kills_suid_sgid(number, request.uid(), owner, size.is_some()),
             };
-            self.attr(self.overlay.setattr(number, &set), reply);
+            self.attr(self.set_attr(number, &set), reply);
         });
     }
 

@@ -7,8 +7,8 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 
 use agentfs_core::lower::MemoryLower;
-use rustix::fs::FallocateFlags;
 use rustix::fs::SeekFrom::{Data, Hole};
+use rustix::fs::{FallocateFlags, Timespec, Timestamps};
 
 use crate::{errno, host_view, memory_view};
 
@@ -292,6 +292,43 @@ fn unlinked_but_open_base_file() {
     file.read_to_string(&mut text).unwrap();
     assert_eq!(text, "from below and above");
     assert_eq!(fs::read(view.base.path().join("f")).unwrap(), b"from below");
+}
+
+/// The kernel keeps them; what it sends of them is stored nowhere.
+#[test]
+fn times_of_an_unlinked_file_show_to_who_has_it_open() {
+    let Some(view) = host_view(|base| fs::write(base.join("f"), "from below").unwrap()) else {
+        return;
+    };
+    fs::write(view.at("new"), "from above").unwrap();
+    for name in ["f", "new"] {
+        let mut file = open_rw(&view.at(name));
+        fs::remove_file(view.at(name)).unwrap();
+        let removed = file.metadata().unwrap();
+        let modified_alone = Timestamps {
+            last_access: Timespec {
+                tv_sec: 0,
+                tv_nsec: rustix::fs::UTIME_OMIT,
+            },
+            last_modification: Timespec {
+                tv_sec: 5,
+                tv_nsec: 7,
+            },
+        };
+        rustix::fs::futimens(&file, &modified_alone).unwrap();
+        file.sync_all().unwrap();
+        let told = file.metadata().unwrap();
+        assert_eq!((told.mtime(), told.mtime_nsec()), (5, 7), "{name}");
+        assert!(told.ctime() >= removed.ctime(), "{name}");
+        // All else is stored as ever.
+        file.set_permissions(fs::Permissions::from_mode(0o601))
+            .unwrap();
+        file.write_all(b"F").unwrap();
+        file.sync_all().unwrap();
+        let told = file.metadata().unwrap();
+        assert_eq!((told.mode() & 0o7777, told.nlink()), (0o601, 0), "{name}");
+        assert!(told.mtime() > 5, "{name}");
+    }
 }
 
 /// What the kernel leaves to us under `HANDLE_KILLPRIV_V2`.

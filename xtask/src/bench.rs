@@ -6,6 +6,7 @@
 //! failed phase out of a table, or write into the source tree except into the
 //! directory that `--out` names.
 
+mod bare;
 mod chart;
 mod host;
 mod inputs;
@@ -27,6 +28,7 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use clap::{Args, Subcommand};
 
+pub(crate) use bare::{BareArgs, serve as serve_bare};
 use memory::HeldMemory;
 pub(crate) use report::aligned;
 pub(crate) use scale::{create as create_files, probe as probe_files};

@@ -49,6 +49,9 @@ enum Command {
     /// What `bench` runs inside a view.
     #[command(hide = true)]
     BenchWorker(bench::WorkerArgs),
+    /// What `bench --floor` puts beside the other columns.
+    #[command(hide = true)]
+    BenchBare(bench::BareArgs),
 }
 
 #[allow(clippy::print_stderr)] // a command-line tool speaks on its terminal
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Command::Fuzz(args) => fuzz::run(&root, &args),
         Command::Miri(args) => miri::run(&root, &args),
         Command::BenchWorker(args) => bench::run_worker(&args),
+        Command::BenchBare(args) => bench::serve_bare(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -47,21 +47,50 @@ pub(super) struct TableArgs {
     /// `--rival` names always.
     #[arg(long, value_name = "TEXT", value_delimiter = ',')]
     targets: Vec<String>,
+    /// What requests cost alone: the disk, a session, and a FUSE server that only keeps
+    /// names and bytes in memory, in phases that need no base (root only).
+    #[arg(long)]
+    floor: bool,
 }
+
+impl TableArgs {
+    fn phases(&self) -> Vec<String> {
+        match self.floor && self.phases.is_empty() {
+            true => FLOOR_PHASES.map(str::to_owned).to_vec(),
+            false => self.phases.clone(),
+        }
+    }
+}
+
+/// Those that find nothing there when they begin.
+const FLOOR_PHASES: [&str; 10] = [
+    "untar",
+    "cp-r",
+    "rm-rf",
+    "write-large",
+    "read-large-cold",
+    "read-large-hot",
+    "appends",
+    "create",
+    "stat",
+    "unlink",
+];
 
 #[allow(clippy::print_stdout, clippy::print_stderr)] // a command-line tool speaks on its terminal
 pub(super) fn run(root: &Path, args: &TableArgs) -> anyhow::Result<()> {
     let common = &args.common;
     let _held = common.prepare()?;
-    let plan = phase::plan(&args.phases)?;
+    let phases = args.phases();
+    let plan = phase::plan(&phases)?;
     if args.requests {
         requests::prepare()?;
     }
     std::fs::create_dir_all(&common.work)?;
     let worker = target::install_worker(&common.work)?;
-    let (mut targets, notes) = target::all(root, common, &args.rivals)?;
-    let wanted = |target: &Target| {
-        args.targets.is_empty() || args.targets.iter().any(|text| target.name.contains(text))
+    let (mut targets, notes) = target::all(root, common, &args.rivals, args.floor)?;
+    let wanted = |target: &Target| match args.targets.is_empty() {
+        true => !args.floor || target.is_ours() || target.is_bare(),
+        false => args.targets.iter().any(|text| target.name.contains(text)),
     };
     targets.retain(|target| target.is_disk() || target.is_rival() || wanted(target));
     let scale = if common.quick {
@@ -90,7 +119,7 @@ pub(super) fn run(root: &Path, args: &TableArgs) -> anyhow::Result<()> {
             bench.round(&targets[place], &mut results[place]);
         }
     }
-    if args.phases.is_empty() {
+    if phases.is_empty() {
         for (target, result) in targets
             .iter()
             .zip(&mut results)
@@ -125,9 +154,12 @@ pub(super) fn run(root: &Path, args: &TableArgs) -> anyhow::Result<()> {
     println!("{}", if common.json { &json } else { &table });
     let out = common.out_dir(root);
     std::fs::create_dir_all(&out)?;
-    std::fs::write(out.join("phases.json"), json + "\n")?;
-    std::fs::write(out.join("phases.md"), table)?;
-    std::fs::write(out.join("phases.svg"), chart::draw(&report))?;
+    let stem = if args.floor { "floor" } else { "phases" };
+    std::fs::write(out.join(stem).with_extension("json"), json + "\n")?;
+    std::fs::write(out.join(stem).with_extension("md"), table)?;
+    if !args.floor {
+        std::fs::write(out.join("phases.svg"), chart::draw(&report))?;
+    }
     eprintln!("written to {}", out.display());
     Ok(())
 }

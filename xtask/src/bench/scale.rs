@@ -86,7 +86,7 @@ pub(super) fn run(root: &Path, args: &ScaleArgs) -> anyhow::Result<()> {
     std::fs::create_dir_all(&common.work)?;
     let worker = target::install_worker(&common.work)?;
     let inputs = inputs::prepare(&common.work, &Scale::QUICK, true)?;
-    let (mut targets, notes) = target::all(root, common, &[])?;
+    let (mut targets, notes) = target::all(root, common, &[], false)?;
     targets.retain(|target| {
         let named = args.targets.iter().any(|text| target.name.contains(text));
         named || args.targets.is_empty() && (target.is_disk() || target.is_ours())

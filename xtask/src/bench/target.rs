@@ -3,17 +3,19 @@
 //!
 //! Must never leave a mount behind, nor work outside the scratch directory.
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
 use super::CommonArgs;
+use super::bare;
 use super::host::{self, User};
 use super::inputs::Inputs;
 
@@ -37,6 +39,8 @@ enum Kind {
     Disk,
     KernelOverlay,
     FuseOverlayfs,
+    /// The server of [`bare`], with whoever works in it on one processor.
+    Bare,
     /// A program, and whether it is this repository's.
     Session(PathBuf, bool),
 }
@@ -46,6 +50,7 @@ pub(super) fn all(
     root: &Path,
     common: &CommonArgs,
     rivals: &[PathBuf],
+    floor: bool,
 ) -> anyhow::Result<(Vec<Target>, Vec<String>)> {
     let mut notes = Vec::new();
     let disk = filesystem_name(&common.work)?;
@@ -59,6 +64,12 @@ pub(super) fn all(
         targets.push(Target::new("fuse-overlayfs", Kind::FuseOverlayfs));
     } else {
         notes.push("fuse-overlayfs is not installed: left out".to_owned());
+    }
+    if floor {
+        if !host::is_root() || !host::has_program("taskset") {
+            bail!("--floor needs root, and the program taskset");
+        }
+        targets.push(Target::new("requests alone", Kind::Bare));
     }
     for rival in rivals {
         let name = rival.file_name().unwrap_or(rival.as_os_str());
@@ -150,6 +161,11 @@ impl Target {
         self.kind == Kind::KernelOverlay
     }
 
+    /// Whether it shows what requests cost alone.
+    pub(super) fn is_bare(&self) -> bool {
+        self.kind == Kind::Bare
+    }
+
     /// Whether it keeps a database.
     pub(super) fn is_session(&self) -> bool {
         matches!(self.kind, Kind::Session(..))
@@ -178,6 +194,7 @@ impl Target {
             root,
             target: self.clone(),
             inputs: inputs.dir.clone(),
+            server: RefCell::new(None),
         };
         stage.prepare(inputs)?;
         match self.kind {
@@ -196,6 +213,7 @@ impl Target {
                     .arg(stage.view()),
             )
             .map(drop),
+            Kind::Bare => stage.start_bare(),
         }?;
         Ok(stage)
     }
@@ -204,7 +222,7 @@ impl Target {
     /// others of its name.
     fn install(&self, root: &Path) -> anyhow::Result<Option<PathBuf>> {
         match &self.kind {
-            Kind::Disk | Kind::KernelOverlay => Ok(None),
+            Kind::Disk | Kind::KernelOverlay | Kind::Bare => Ok(None),
             Kind::FuseOverlayfs => Ok(fs::canonicalize("/usr/bin/fuse-overlayfs").ok()),
             Kind::Session(binary, _) => {
                 fs::create_dir_all(root.join("bin"))?;
@@ -228,6 +246,8 @@ pub(super) struct Stage {
     pub(super) program: Option<PathBuf>,
     target: Target,
     inputs: PathBuf,
+    /// That of [`bare`]; ends when it is unmounted.
+    server: RefCell<Option<Child>>,
 }
 
 impl Stage {
@@ -258,7 +278,7 @@ impl Stage {
     pub(super) fn view(&self) -> PathBuf {
         match self.target.kind {
             Kind::Disk | Kind::Session(..) => self.base.clone(),
-            Kind::KernelOverlay | Kind::FuseOverlayfs => self.root.join("merged"),
+            Kind::KernelOverlay | Kind::FuseOverlayfs | Kind::Bare => self.root.join("merged"),
         }
     }
 
@@ -274,6 +294,23 @@ impl Stage {
             self.root.join("upper").display(),
             self.root.join("scratch").display()
         )
+    }
+
+    fn start_bare(&self) -> anyhow::Result<()> {
+        let view = self.view();
+        let device = |path: &Path| fs::metadata(path).map(|there| there.dev());
+        let before = device(&view)?;
+        let mut command = Command::new(std::env::current_exe()?);
+        let server = command.arg("bench-bare").arg(&view).spawn()?;
+        *self.server.borrow_mut() = Some(server);
+        let begin = Instant::now();
+        while device(&view)? == before {
+            if begin.elapsed() > END_LIMIT {
+                bail!("{} is not mounted", view.display());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
     }
 
     /// A program as the target's user, beside the view.
@@ -295,7 +332,15 @@ impl Stage {
     /// A program inside the view, in a session of that name.
     pub(super) fn command(&self, session: &str, program: &Path) -> Command {
         let Kind::Session(..) = self.target.kind else {
-            let mut command = self.plain_command(program);
+            let mut command = match self.target.kind {
+                Kind::Bare => {
+                    let mut command = self.plain_command("taskset");
+                    let processor = bare::PROCESSOR.to_string();
+                    command.args(["-c", &processor]).arg(program);
+                    command
+                }
+                _ => self.plain_command(program),
+            };
             command.current_dir(self.view());
             return command;
         };
@@ -344,13 +389,19 @@ impl Stage {
 
     /// Unmounts and removes everything.
     pub(super) fn tear_down(&self) -> anyhow::Result<()> {
-        if matches!(self.target.kind, Kind::KernelOverlay | Kind::FuseOverlayfs) {
+        if matches!(
+            self.target.kind,
+            Kind::KernelOverlay | Kind::FuseOverlayfs | Kind::Bare
+        ) {
             let unmount = if host::is_root() {
                 host::run(Command::new("umount").arg(self.view()))
             } else {
                 host::run(Command::new("fusermount3").arg("-u").arg(self.view()))
             };
             unmount?;
+        }
+        if let Some(mut server) = self.server.borrow_mut().take() {
+            server.wait()?;
         }
         fs::remove_dir_all(&self.root).with_context(|| self.root.display().to_string())
     }

@@ -276,7 +276,8 @@ fn run_with(shared: &Shared, mut folding: Folding<'_, '_>) {
             (waiter.done)(result.clone());
         }
         fold_at = folding.after_batch(writing.go_on());
-        room_at = wal::wants_room(shared).then(|| Instant::now() + ROOM_IDLE);
+        let wants_room = result.is_ok() && wal::wants_room(shared);
+        room_at = wants_room.then(|| Instant::now() + ROOM_IDLE);
         drop(writing);
         shared.tell_of_external_change();
         if turn.stop {

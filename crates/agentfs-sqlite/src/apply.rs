@@ -47,23 +47,25 @@ fn run(conn: &Connection, sql: &str, params: impl rusqlite::Params) -> Result<us
     statement.execute(params).map_err(|e| storage_error(&e))
 }
 
-/// Looks into the tables that `delta` may not, so that their pages stay in SQLite's
-/// cache: a small batch that comes next finds them there, and not on the disk.
-fn touch(conn: &Connection, sql: &VolumeSql) -> Result<()> {
-    let mut statement = conn
+/// Before a large batch, looks into the tables that it may not: their pages stay in
+/// SQLite's cache, and a small batch that comes next finds them there, not on the disk.
+/// Outside a transaction: SQLite writes nothing more in one that has met with damage, and
+/// the batch may not need the table that is damaged.
+pub(crate) fn touch_tables(conn: &Connection, delta: &Delta, sql: &VolumeSql) {
+    if delta.cost_bytes() < LARGE_BATCH_BYTES {
+        return;
+    }
+    let touched = conn
         .prepare_cached(&sql.touch)
-        .map_err(|e| storage_error(&e))?;
-    statement
-        .query_row([], |_| Ok(()))
-        .map_err(|e| storage_error(&e))
+        .and_then(|mut statement| statement.query_row([], |_| Ok(())));
+    if let Err(error) = touched {
+        tracing::debug!(%error, "not all tables could be looked into");
+    }
 }
 
 /// Writes all of `delta`.
 pub(crate) fn apply(conn: &Connection, delta: &Delta, context: &Context<'_>) -> Result<Outcome> {
     let sequence = sequence(conn)?;
-    if delta.cost_bytes() >= LARGE_BATCH_BYTES {
-        touch(conn, context.view_sql)?;
-    }
     volume(conn, context.view_sql, &delta.view, context.reconcile)?;
     if !delta.home.is_empty() {
         conn.execute_batch(schema::HOME_TABLES)

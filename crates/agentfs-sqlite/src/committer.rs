@@ -394,6 +394,7 @@ fn write_batch(shared: &Shared, batch: &Delta, keep_room: bool) -> Result<Writte
     let lease = shared.lease(Purpose::Write)?;
     let external = Cell::new(false);
     let result = lease.query(|conn| {
+        apply::touch_tables(conn, batch, shared.sql(Volume::View));
         wal::transaction(&shared.gate, conn, || {
             // A connection opened anew has been told of by the gate.
             external.set(shared.note_data_version(conn)? || shared.has_external_change());

@@ -2,7 +2,7 @@
 //!
 //! Must never wait for ever.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -145,6 +145,24 @@ pub(crate) fn wait_until(
         std::thread::sleep(POLL);
     }
     Ok(())
+}
+
+/// Takes a scratch directory, which another may not use until what is returned is
+/// dropped, and removes what an earlier one left in it.
+///
+/// # Errors
+/// While another has it.
+pub(crate) fn claim(dir: &Path) -> anyhow::Result<File> {
+    let path = dir.with_extension("lock");
+    let lock = File::create(&path).with_context(|| path.display().to_string())?;
+    if let Err(TryLockError::WouldBlock) = lock.try_lock() {
+        bail!(
+            "another one works in {}: name another place with --work",
+            dir.display()
+        );
+    }
+    remove(dir)?;
+    Ok(lock)
 }
 
 /// Removes a directory, if it is there.

@@ -4,7 +4,7 @@
 //! Must never kill a process that does not run our own copy of agentfs.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -63,6 +63,7 @@ pub(super) struct Place {
     agentfs: PathBuf,
     worker: PathBuf,
     user: User,
+    _claimed: File,
 }
 
 impl Place {
@@ -75,7 +76,7 @@ impl Place {
         if work.starts_with("/tmp") || !work.is_absolute() {
             bail!("--work must be an absolute path outside /tmp, which a session replaces");
         }
-        host::remove(work)?;
+        let claimed = host::claim(work)?;
         let place = Self {
             project: work.join("project"),
             home: work.join("home"),
@@ -83,6 +84,7 @@ impl Place {
             worker: work.join("worker"),
             dir: work.to_owned(),
             user,
+            _claimed: claimed,
         };
         fs::create_dir_all(&place.home)?;
         host::open_to_all(work)?;

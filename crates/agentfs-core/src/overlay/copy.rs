@@ -64,16 +64,15 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
         len: u64,
         times: Times,
     ) -> Result<u64, FsError> {
-        if to_offset.is_multiple_of(self.chunk_size()) {
+        let begins_a_chunk = |offset: u64| offset.is_multiple_of(self.chunk_size());
+        if begins_a_chunk(from_offset) && begins_a_chunk(to_offset) {
             let chunks = self.whole_chunks(from, from_offset, len)?;
-            let found: usize = chunks.iter().map(|chunk| chunk.len()).sum();
-            if found > 0 {
-                self.modify(to, |txn, row| {
-                    self.write_chunks(txn, to, row, to_offset, chunks)?;
+            if !chunks.is_empty() {
+                return self.modify(to, |txn, row| {
+                    let written = self.write_chunks(txn, to, row, to_offset, chunks)?;
                     self.stamp(row, times);
-                    Ok(())
-                })?;
-                return Ok(found as u64);
+                    Ok(written)
+                });
             }
         }
         let data = self.read(from, from_offset, usize_of(len))?;
@@ -86,11 +85,7 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
     /// The stored chunks of a file, from the one that begins at `offset`, that
     /// lie within `len` bytes as a whole; up to the first that does not.
     fn whole_chunks(&self, ino: Ino, offset: u64, len: u64) -> Result<Vec<Chunk>, FsError> {
-        let chunk_size = self.chunk_size();
         let mut chunks = Vec::new();
-        if !offset.is_multiple_of(chunk_size) {
-            return Ok(chunks);
-        }
         let _namespace = self.namespace.read();
         self.storage.read(|txn| {
             let Some(row) = txn.inode(ino)? else {
@@ -100,15 +95,16 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
             let end = row.size.min(offset.saturating_add(len));
             let mut at = offset;
             while at < end {
-                let whole = (row.size - at).min(chunk_size);
-                if at + whole > end {
+                let index = at / self.chunk_size();
+                let whole = self.chunk_len(&row, index);
+                at += whole as u64;
+                if at > end {
                     break;
                 }
-                match txn.chunk(ino, at / chunk_size)? {
-                    Some(chunk) if chunk.len() as u64 == whole => chunks.push(chunk),
+                match txn.chunk(ino, index)? {
+                    Some(chunk) if chunk.len() == whole => chunks.push(chunk),
                     _ => break,
                 }
-                at += whole;
             }
             Ok(chunks)
         })

@@ -44,19 +44,15 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
             let at = offset + done as u64;
             let room = usize_of(chunk_size - at % chunk_size);
             let part = &data[done..data.len().min(done + room)];
-            if part.len() == self.chunk_len(row, at / chunk_size) {
-                txn.put_chunk(ino, at / chunk_size, part.into())?;
-            } else {
-                self.write_part(txn, ino, row, at, part)?;
-            }
+            self.write_part(txn, ino, row, at, part)?;
             done += part.len();
         }
         self.settle_origin(txn, ino, row)
     }
 
     /// As [`Self::write_range`] of all that `chunks` hold, one after the other. `offset`
-    /// is where a chunk begins, and all of them but the last are full. What becomes a
-    /// chunk of this file as it is is not copied.
+    /// is where a chunk begins, and all of them but the last are full. How many bytes
+    /// that were.
     pub(super) fn write_chunks(
         &self,
         txn: &mut dyn WriteTxn,
@@ -64,18 +60,16 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
         row: &mut InodeRow,
         offset: u64,
         chunks: Vec<Chunk>,
-    ) -> Result<(), FsError> {
-        let len: usize = chunks.iter().map(|chunk| chunk.len()).sum();
-        self.make_room(txn, ino, row, offset, len as u64)?;
-        let first = offset / self.chunk_size();
-        for (index, chunk) in (first..).zip(chunks) {
-            if chunk.len() == self.chunk_len(row, index) {
-                txn.put_chunk(ino, index, chunk)?;
-            } else {
-                self.write_part(txn, ino, row, index * self.chunk_size(), &chunk)?;
-            }
+    ) -> Result<u64, FsError> {
+        let len = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+        self.make_room(txn, ino, row, offset, len)?;
+        let mut at = offset;
+        for chunk in chunks {
+            self.write_part(txn, ino, row, at, chunk)?;
+            at += self.chunk_size();
         }
-        self.settle_origin(txn, ino, row)
+        self.settle_origin(txn, ino, row)?;
+        Ok(len)
     }
 
     /// Lets the file reach to the end of what is about to be written.
@@ -103,22 +97,26 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
     }
 
     /// How long the chunk `index`, which lies within the size, is when it is whole.
-    fn chunk_len(&self, row: &InodeRow, index: u64) -> usize {
+    pub(super) fn chunk_len(&self, row: &InodeRow, index: u64) -> usize {
         usize_of((row.size - index * self.chunk_size()).min(self.chunk_size()))
     }
 
-    /// Writes a part of one chunk.
+    /// Writes a part of one chunk. What is the whole of it is taken as it is.
     fn write_part(
         &self,
         txn: &mut dyn WriteTxn,
         ino: Ino,
         row: &InodeRow,
         offset: u64,
-        part: &[u8],
+        part: impl AsRef<[u8]> + Into<Chunk>,
     ) -> Result<(), FsError> {
         let index = offset / self.chunk_size();
         let start = usize_of(offset % self.chunk_size());
         let whole = self.chunk_len(row, index);
+        if part.as_ref().len() == whole {
+            return Ok(txn.put_chunk(ino, index, part.into())?);
+        }
+        let part = part.as_ref();
         if !txn.patch_chunk(ino, index, whole, start, part)? {
             let mut bytes = self.chunk_bytes(txn, ino, row, index)?;
             bytes.resize(whole, 0);
@@ -166,7 +164,7 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
             txn.delete_chunks(ino, first_whole, past_whole)?;
             let mut index = first_whole;
             while index < past_whole && index * chunk_size < lower_len {
-                let len = usize_of((row.size - index * chunk_size).min(chunk_size));
+                let len = self.chunk_len(row, index);
                 txn.put_chunk(ino, index, vec![0; len].into())?;
                 index += 1;
             }
@@ -178,7 +176,7 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
             let stored = txn.chunk(ino, index)?.is_some() || start < lower_len;
             if from < to && !is_whole && stored {
                 let mut bytes = self.chunk_bytes(txn, ino, row, index)?;
-                bytes.resize(usize_of((row.size - start).min(chunk_size)), 0);
+                bytes.resize(self.chunk_len(row, index), 0);
                 bytes[usize_of(from - start)..usize_of(to - start)].fill(0);
                 txn.put_chunk(ino, index, bytes.into())?;
             }

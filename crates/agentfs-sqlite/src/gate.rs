@@ -401,6 +401,14 @@ impl Gate {
         Some(f(&files.wal, &files.shm))
     }
 
+    /// As [`Gate::with_wal`], but none while somebody is entering: that may wait for
+    /// another program.
+    pub(crate) fn with_wal_at_once<T>(&self, f: impl FnOnce(&File, &File) -> T) -> Option<T> {
+        let inner = self.inner.try_lock()?;
+        let files = &inner.open.as_ref()?.files;
+        Some(f(&files.wal, &files.shm))
+    }
+
     /// Whether the files changed since the last lease ended, as far as can be
     /// seen without one.
     pub(crate) fn looks_changed(&self) -> bool {

@@ -72,9 +72,9 @@ pub(crate) fn make_room(shared: &Shared) {
     }
 }
 
-/// Says that a batch will come soon.
+/// Says that a batch will come soon. Whoever writes calls this: it waits for nobody.
 pub(crate) fn expect(gate: &Gate) {
-    gate.with_wal(room::expect);
+    gate.with_wal_at_once(room::expect);
 }
 
 /// Gives the room back: the disk is full.

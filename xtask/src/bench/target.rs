@@ -10,7 +10,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 
@@ -18,6 +18,7 @@ use super::CommonArgs;
 use super::bare;
 use super::host::{self, User};
 use super::inputs::Inputs;
+use crate::suite::host::wait_until;
 
 /// How long a session may take to commit and end.
 pub(super) const END_LIMIT: Duration = Duration::from_secs(60);
@@ -303,14 +304,9 @@ impl Stage {
         let mut command = Command::new(std::env::current_exe()?);
         let server = command.arg("bench-bare").arg(&view).spawn()?;
         *self.server.borrow_mut() = Some(server);
-        let begin = Instant::now();
-        while device(&view)? == before {
-            if begin.elapsed() > END_LIMIT {
-                bail!("{} is not mounted", view.display());
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Ok(())
+        wait_until("mounting what only answers", END_LIMIT, || {
+            Ok(device(&view)? != before)
+        })
     }
 
     /// A program as the target's user, beside the view.

@@ -291,6 +291,17 @@ pub trait Storage: Send + Sync + 'static {
         f: impl FnOnce(&mut dyn WriteTxn) -> Result<T, E>,
     ) -> Result<T, E>;
 
+    /// Removes inodes of which nothing will be asked or changed any more, as
+    /// [`WriteTxn::delete_inode`] does: numbers that were allocated here, without a
+    /// name for good. At once, or together with the next changes that reach stable
+    /// storage; from now on [`ReadTxn::inodes`] and [`ReadTxn::orphans`] do without them.
+    ///
+    /// # Errors
+    /// The storage's own; the inodes stay.
+    fn discard(&self, inos: &[Ino]) -> Result<(), StorageError> {
+        self.write(|txn| inos.iter().try_for_each(|&ino| txn.delete_inode(ino)))
+    }
+
     /// Calls `done` when everything applied so far is on stable storage: before
     /// or after it returns. Little may be written by the calling thread.
     fn sync_then(&self, done: SyncDone);
@@ -326,6 +337,10 @@ impl<S: Storage> Storage for Arc<S> {
         f: impl FnOnce(&mut dyn WriteTxn) -> Result<T, E>,
     ) -> Result<T, E> {
         (**self).write(f)
+    }
+
+    fn discard(&self, inos: &[Ino]) -> Result<(), StorageError> {
+        (**self).discard(inos)
     }
 
     fn sync_then(&self, done: SyncDone) {

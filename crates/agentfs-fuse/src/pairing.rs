@@ -7,6 +7,8 @@
 //! program or two, a thread of the lowest priority occupies the other processor, one
 //! answering thread is kept on the program's own, and the others stand by: of
 //! several that wait the kernel wakes the one that waited longest, wherever it is.
+//! What else the server has to do is kept on the other: left to itself the scheduler,
+//! which sees two busy processors, lets it compete with the pair.
 //!
 //! Only on machines with exactly two processors: with more, more than one would
 //! have to be occupied. Must never hold up a request, touch a program's own
@@ -96,6 +98,7 @@ struct Shared {
     began: Instant,
     last_stride_nanos: AtomicU64,
     processes: OnceLock<OwnedFd>,
+    worker: OnceLock<Pid>,
 }
 
 /// One for all mounts that a process serves. Ends its thread when dropped.
@@ -126,6 +129,7 @@ impl Pairing {
             began: Instant::now(),
             last_stride_nanos: AtomicU64::new(0),
             processes: OnceLock::new(),
+            worker: OnceLock::new(),
         });
         let told = Arc::clone(&shared);
         let companion = std::thread::Builder::new()
@@ -143,6 +147,15 @@ impl Pairing {
     /// keeps the other processor awake.
     pub fn set_processes(&self, proc: OwnedFd) {
         let _ = self.shared.processes.set(proc);
+    }
+
+    /// Names the thread of this process that works beside those that answer: during
+    /// a burst it is kept on the other processor. `worker` is what gettid(2) gives; it
+    /// must live as long as this.
+    pub fn set_worker(&self, worker: i32) {
+        if let Some(worker) = Pid::from_raw(worker) {
+            let _ = self.shared.worker.set(worker);
+        }
     }
 
     /// A number for one more mount.
@@ -323,18 +336,25 @@ impl Placement<'_> {
         };
         // A thread that has just ended needs no place.
         let _ = sched_setaffinity(server.pid(), &set_of(&[cpu]));
-        let _ = sched_setaffinity(None, &set_of(&[other]));
+        self.place_the_others(&[other]);
         self.now = Some((server, cpu));
         self.set_paired(server.pack());
     }
 
     fn undo(&mut self) {
         if let Some((server, _)) = self.now.take() {
-            let both = set_of(&self.cpus);
-            let _ = sched_setaffinity(server.pid(), &both);
-            let _ = sched_setaffinity(None, &both);
+            let _ = sched_setaffinity(server.pid(), &set_of(&self.cpus));
+            self.place_the_others(&self.cpus);
             self.set_paired(0);
             self.shared.parted.notify_all();
+        }
+    }
+
+    /// The companion and the worker.
+    fn place_the_others(&self, cpus: &[usize]) {
+        let _ = sched_setaffinity(None, &set_of(cpus));
+        if let Some(worker) = self.shared.worker.get() {
+            let _ = sched_setaffinity(Some(*worker), &set_of(cpus));
         }
     }
 
@@ -401,8 +421,8 @@ mod tests {
         assert!(processor_of(&proc(), 0).is_err());
     }
 
-    /// A burst moves the answering thread to its program, and the end of the
-    /// burst gives both back what they had.
+    /// A burst moves the answering thread to its program and the worker away from it,
+    /// and the end of the burst gives all back what they had.
     #[test]
     fn affinities_come_back_after_a_burst() {
         let before = sched_getaffinity(None).unwrap();
@@ -412,16 +432,28 @@ mod tests {
         pairing.set_processes(proc());
         let mount = pairing.add_mount();
         let until = Instant::now() + Duration::from_secs(20);
+        let (named, name) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let worker = std::thread::spawn(move || {
+            named.send(gettid()).unwrap();
+            let _ = ended.recv();
+        });
+        let worker_id = name.recv().unwrap();
+        pairing.set_worker(worker_id.as_raw_pid());
+        let affinity = |thread| sched_getaffinity(thread).unwrap();
         // This thread is both, and is therefore kept where it is.
-        while sched_getaffinity(None).unwrap().count() != 1 {
+        while affinity(None).count() != 1 || affinity(Some(worker_id)).count() != 1 {
             pairing.requested(mount, own_tid(), 0);
             pairing.answered(mount);
             assert!(Instant::now() < until, "never paired");
         }
-        while sched_getaffinity(None).unwrap() != before {
+        assert_ne!(affinity(None), affinity(Some(worker_id)));
+        while affinity(None) != before || affinity(Some(worker_id)) != before {
             std::thread::sleep(Duration::from_millis(1));
             assert!(Instant::now() < until, "still pinned");
         }
+        drop(end);
+        worker.join().unwrap();
     }
 
     /// Whoever reads a large file does not ask for a pair.

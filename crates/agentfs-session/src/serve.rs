@@ -181,6 +181,10 @@ impl View {
         if let Err(error) = &watcher {
             tracing::warn!("changes of the database by others show late: {error}");
         }
+        let pairing = Pairing::start();
+        if let (Some(pairing), Some(committer)) = (&pairing, database.committer_thread()) {
+            pairing.set_worker(committer);
+        }
         Ok(Self {
             base: Arc::new(lower(base, &config.base_path, &config.db)),
             db: config.db,
@@ -189,7 +193,7 @@ impl View {
             database,
             notifiers,
             watcher: watcher.ok(),
-            pairing: Pairing::start(),
+            pairing,
             served: Vec::new(),
         })
     }

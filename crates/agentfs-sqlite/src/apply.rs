@@ -193,7 +193,15 @@ fn volume(conn: &Connection, sql: &VolumeSql, delta: &VolumeDelta, reconcile: bo
     } else {
         Set::default()
     };
-    let stays = |ino: &Ino| !vanished.contains(ino);
+    let stays = |ino: &Ino| !vanished.contains(ino) && !delta.discarded.contains(ino);
+
+    let mut discarded: Vec<_> = delta.discarded.iter().copied().collect();
+    discarded.retain(|ino| !delta.is_fresh(*ino));
+    discarded.sort_unstable();
+    for ino in discarded {
+        run(conn, &sql.inode_delete, [bits(ino.0)])?;
+        delete_content(conn, sql, ino)?;
+    }
 
     let mut inodes: Vec<_> = delta.inodes.iter().filter(|(ino, _)| stays(ino)).collect();
     inodes.sort_unstable_by_key(|(ino, _)| **ino);

@@ -21,7 +21,7 @@ use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
 
-use crate::pending::{Map, Put, Set, VolumeDelta};
+use crate::pending::{Map, Put, Said, Set, VolumeDelta};
 use crate::rows;
 use crate::sql::VolumeSql;
 
@@ -49,6 +49,7 @@ pub(crate) struct Cache {
     names: Mutex<Lru<(Ino, Name), Option<Ino>>>,
     whiteouts: Mutex<Lru<LowerPath, Set<Name>>>,
     chunks: Mutex<Chunks>,
+    chunk_size_bytes: u32,
     chunk_lens: Mutex<ChunkLens>,
 }
 
@@ -68,8 +69,9 @@ struct Chunks {
 }
 
 impl Cache {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(chunk_size_bytes: u32) -> Self {
         Self {
+            chunk_size_bytes,
             known: RwLock::new(None),
             inodes: Mutex::new(Inodes::new()),
             dirs: Mutex::new(Dirs::new()),
@@ -155,6 +157,11 @@ impl Cache {
         self.inodes.lock().get(ino)
     }
 
+    /// Whether [`Self::inode`] knows a row, at less cost.
+    pub(crate) fn has_inode(&self, ino: Ino) -> bool {
+        self.inodes.lock().contains(ino)
+    }
+
     pub(crate) fn put_inode(&self, ino: Ino, row: &InodeRow) {
         self.inodes.lock().put(ino, row);
     }
@@ -221,9 +228,12 @@ impl Cache {
     /// Takes over rows that have just been committed.
     pub(crate) fn apply(&self, delta: &VolumeDelta) {
         self.apply_known(delta);
-        let inodes = delta.inodes.iter();
+        let sizes = self.discarded_sizes(delta);
+        let is_gone = |ino: &Ino| delta.discarded.contains(ino);
+        let inodes = delta.inodes.iter().filter(|(ino, _)| !is_gone(ino));
         let inodes = inodes.map(|(ino, row)| (*ino, row.as_ref()));
-        self.inodes.lock().apply(inodes);
+        let gone = delta.discarded.iter().map(|ino| (*ino, None));
+        self.inodes.lock().apply(inodes.chain(gone));
         self.apply_dentries(delta);
         let mut whiteouts = self.whiteouts.lock();
         for (dir, changes) in &delta.whiteouts {
@@ -238,6 +248,9 @@ impl Cache {
         }
         drop(whiteouts);
         let mut chunks = self.chunks.lock();
+        for (ino, size) in sizes {
+            chunks.discard(ino, size.div_ceil(u64::from(self.chunk_size_bytes)));
+        }
         if delta.chunks.values().any(|chunk| !chunk.erased.is_empty()) {
             chunks.retain(|(ino, index)| {
                 delta
@@ -246,7 +259,7 @@ impl Cache {
                     .is_none_or(|chunk| chunk.erased_end(*index).is_none())
             });
         }
-        for (ino, delta) in &delta.chunks {
+        for (ino, delta) in delta.chunks.iter().filter(|(ino, _)| !is_gone(ino)) {
             for (index, put) in &delta.puts {
                 chunks.apply((*ino, *index), put);
             }
@@ -258,6 +271,19 @@ impl Cache {
                 lens.apply(*ino, delta);
             }
         }
+    }
+
+    /// How large the inodes were that go, where that is known.
+    fn discarded_sizes(&self, delta: &VolumeDelta) -> Vec<(Ino, u64)> {
+        let mut inodes = self.inodes.lock();
+        let sizes = delta.discarded.difference(&delta.fresh).filter_map(|&ino| {
+            let row = match delta.inode(ino) {
+                Said::Row(row) => row.cloned(),
+                Said::Nothing => inodes.get(ino),
+            };
+            Some((ino, row?.size))
+        });
+        sizes.collect()
     }
 
     fn apply_known(&self, delta: &VolumeDelta) {
@@ -285,7 +311,7 @@ impl Cache {
     fn apply_dentries(&self, delta: &VolumeDelta) {
         let mut dirs = self.dirs.lock();
         let mut names = self.names.lock();
-        for ino in &delta.fresh {
+        for ino in delta.fresh.difference(&delta.discarded) {
             let is_dir = delta.inodes.get(ino).and_then(Option::as_ref);
             if is_dir.is_some_and(|row| row.kind.is_dir()) {
                 dirs.put(*ino, Map::default());
@@ -329,6 +355,17 @@ impl Chunks {
                     let after = patch.applied_to(before);
                     self.put(key, after);
                 }
+            }
+        }
+    }
+
+    /// Drops the chunks `0..count` of an inode that nobody asks for any more. What is
+    /// missed here goes in its turn.
+    fn discard(&mut self, ino: Ino, count: u64) {
+        let most = u64::try_from(self.lru.len()).unwrap_or(u64::MAX);
+        for index in 0..count.min(most) {
+            if let Some(data) = self.lru.pop(&(ino, index)) {
+                self.bytes -= cost(&data);
             }
         }
     }

@@ -330,6 +330,8 @@ fn next_turn(mailbox: &Mailbox, idle_at: Option<Instant>) -> Turn {
 fn commit_pending(shared: &Shared, keep_room: bool) -> Result<(), StorageError> {
     let batch = {
         let mut state = shared.state.write();
+        let discarded = std::mem::take(&mut *shared.discarded.lock());
+        state.pending.discard(discarded);
         if state.pending.is_empty() {
             shared.set_progress(0, None);
             return Ok(());

@@ -8,12 +8,12 @@
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use agentfs_core::storage::{ReadTxn, SyncDone, WriteTxn};
-use agentfs_core::{Storage, StorageError};
+use agentfs_core::{Ino, Storage, StorageError};
 use parking_lot::{Mutex, RwLock, RwLockUpgradableReadGuard};
 
 use crate::apply;
@@ -69,6 +69,7 @@ pub struct Database {
 struct Handle {
     shared: Arc<Shared>,
     committer: Mutex<Option<JoinHandle<()>>>,
+    committer_id: Arc<OnceLock<i32>>,
 }
 
 /// One volume of a [`Database`]: what core's overlay keeps its upper layer in.
@@ -97,7 +98,8 @@ impl Database {
         let shared = Arc::new(Shared {
             state: RwLock::default(),
             mailbox: Mailbox::default(),
-            caches: [Cache::new(), Cache::new()],
+            discarded: Mutex::default(),
+            caches: [(); 2].map(|()| Cache::new(chunk_size_bytes)),
             sqls: [VolumeSql::new(Volume::View), VolumeSql::new(Volume::Home)],
             chunk_size_bytes,
             access,
@@ -114,16 +116,29 @@ impl Database {
             _registration: registration,
         });
         let for_thread = Arc::clone(&shared);
+        let committer_id = Arc::new(OnceLock::new());
+        let own_id = Arc::clone(&committer_id);
         let committer = std::thread::Builder::new()
             .name("afs-committer".into())
-            .spawn(move || committer::run(&for_thread))
+            .spawn(move || {
+                let _ = own_id.set(rustix::thread::gettid().as_raw_pid());
+                committer::run(&for_thread);
+            })
             .map_err(|e| OpenError::from_io(path, &e))?;
         Ok(Self {
             handle: Arc::new(Handle {
                 shared,
                 committer: Mutex::new(Some(committer)),
+                committer_id,
             }),
         })
+    }
+
+    /// The thread that writes what is pending, as gettid(2) names it: for whoever
+    /// places threads on processors. `None` for a moment after opening.
+    #[must_use]
+    pub fn committer_thread(&self) -> Option<i32> {
+        self.handle.committer_id.get().copied()
     }
 
     /// The storage of one volume.
@@ -383,10 +398,18 @@ impl Storage for SqliteStorage {
                 .map_or(0, |batch| batch.cost_bytes());
         drop(state);
         shared.mailbox.progress.lock().pending_bytes = pending_bytes;
-        if shared.mailbox.dirty(at_once || pending_bytes > BATCH_BYTES) {
-            wal::expect(&shared.gate);
-        }
+        shared.has_changed(at_once || pending_bytes > BATCH_BYTES);
         Ok(value)
+    }
+
+    fn discard(&self, inos: &[Ino]) -> Result<(), StorageError> {
+        let shared = &self.handle.shared;
+        if shared.access != Access::ReadWrite {
+            return Err(StorageError::ReadOnly);
+        }
+        shared.discarded.lock()[self.volume as usize].extend(inos);
+        shared.has_changed(false);
+        Ok(())
     }
 
     fn sync_then(&self, done: SyncDone) {

@@ -81,6 +81,17 @@ impl Delta {
             || !self.tool_calls.is_empty()
     }
 
+    /// Takes over the inodes that go, those of each volume.
+    pub(crate) fn discard(&mut self, [view, home]: [Set<Ino>; 2]) {
+        for (volume, inos) in [(&mut self.view, view), (&mut self.home, home)] {
+            if volume.discarded.is_empty() {
+                volume.discarded = inos;
+            } else {
+                volume.discarded.extend(inos);
+            }
+        }
+    }
+
     /// Says that the older state may hold rows of inodes that are new here: the
     /// outcome of a commit is not known.
     pub(crate) fn doubt(&mut self) {
@@ -111,6 +122,8 @@ pub(crate) struct VolumeDelta {
     pub(crate) chunks: Map<Ino, ChunkDelta>,
     pub(crate) symlinks: Map<Ino, Option<Vec<u8>>>,
     pub(crate) xattrs: Map<Ino, XattrDelta>,
+    /// Inodes that nobody asks for any more: they go, whatever is said of them here.
+    pub(crate) discarded: Set<Ino>,
     /// Bytes of chunks, targets and attribute values.
     content_bytes: usize,
     /// Directory entries and whiteouts.
@@ -181,6 +194,7 @@ impl VolumeDelta {
             && self.chunks.is_empty()
             && self.symlinks.is_empty()
             && self.xattrs.is_empty()
+            && self.discarded.is_empty()
     }
 
     fn cost_bytes(&self) -> usize {
@@ -420,8 +434,10 @@ impl VolumeDelta {
             chunks,
             symlinks,
             xattrs,
+            discarded,
             ..
         } = later;
+        self.discarded.extend(discarded);
         // An inode deleted here and made anew later has rows in the older state
         // that this delta, not the older state's absence, gets rid of.
         for ino in fresh {

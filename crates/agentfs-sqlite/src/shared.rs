@@ -21,14 +21,20 @@ use crate::database::Volume;
 use crate::error::storage_error;
 use crate::gate::{Gate, Lease, Purpose};
 use crate::open::Registration;
+use crate::pending::Set;
 use crate::sql::VolumeSql;
 use crate::txn::State;
+use crate::wal;
 
 pub(crate) type Hook = Box<dyn Fn() + Send + Sync>;
 
 /// What transactions and the committer share.
 pub(crate) struct Shared {
     pub(crate) state: RwLock<State>,
+    /// Of each volume, the inodes that go with the next batch, see [`Storage::discard`].
+    ///
+    /// [`Storage::discard`]: agentfs_core::Storage::discard
+    pub(crate) discarded: Mutex<[Set<Ino>; 2]>,
     pub(crate) mailbox: Mailbox,
     pub(crate) caches: [Cache; 2],
     pub(crate) sqls: [VolumeSql; 2],
@@ -205,6 +211,13 @@ impl Shared {
         match numbers.back_mut() {
             Some((_, end)) if *end == range.0 => *end = range.1,
             _ => numbers.push_back(range),
+        }
+    }
+
+    /// Says that something waits to be written.
+    pub(crate) fn has_changed(&self, at_once: bool) {
+        if self.mailbox.dirty(at_once) {
+            wal::expect(&self.gate);
         }
     }
 

@@ -125,6 +125,13 @@ impl<'a> Txn<'a> {
             .unwrap_or(Said::Nothing)
     }
 
+    /// The inodes that are as good as gone.
+    fn discarded(&self) -> Set<Ino> {
+        let mut all = self.shared.discarded.lock()[self.volume as usize].clone();
+        all.extend(self.volumes().flat_map(|delta| &delta.discarded));
+        all
+    }
+
     /// Whether SQLite may have rows of an inode.
     fn may_have_inode(&self, ino: Ino) -> Result<bool> {
         if let Some(known) = self.cache().may_have_inode(ino) {
@@ -165,6 +172,10 @@ impl<'a> Txn<'a> {
             self.cache().put_inode(ino, row);
         }
         Ok(row)
+    }
+
+    fn has_clean_inode(&self, ino: Ino) -> Result<bool> {
+        Ok(self.cache().has_inode(ino) || self.clean_inode(ino)?.is_some())
     }
 
     fn clean_dentry(&self, parent: Ino, name: &Name) -> Result<Option<Ino>> {

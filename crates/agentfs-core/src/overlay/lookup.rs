@@ -92,16 +92,21 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
             }
         }
         drop(lists);
-        let orphans: Vec<Ino> = gone
+        let orphans = gone
             .iter()
-            .filter(|(_, node)| node.linkage != Linkage::Linked)
-            .map(|(ino, _)| *ino)
-            .collect();
-        if orphans.is_empty() {
-            return;
+            .filter(|(_, node)| node.linkage != Linkage::Linked);
+        // One that has been removed stays so, and its number is never given again.
+        let (gone_for_good, others): (Vec<_>, Vec<_>) =
+            orphans.partition(|(ino, node)| ino.is_born() && node.linkage == Linkage::Removed);
+        let inos = |nodes: Vec<&(Ino, Node)>| nodes.iter().map(|(ino, _)| *ino).collect::<Vec<_>>();
+        if !gone_for_good.is_empty() {
+            let discarded = self.storage.discard(&inos(gone_for_good));
+            left_behind(discarded.map_err(FsError::from));
         }
-        let _namespace = self.namespace.write();
-        self.remove_orphans(&orphans);
+        if !others.is_empty() {
+            let _namespace = self.namespace.write();
+            self.remove_orphans(&inos(others));
+        }
     }
 
     /// Removes the rows of inodes that have neither a name nor a reference.
@@ -115,10 +120,7 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
             }
             Ok::<_, FsError>(())
         });
-        if let Err(error) = removed {
-            // They have no name any more; the next open removes them.
-            tracing::warn!(%error, "could not remove unlinked inodes yet");
-        }
+        left_behind(removed);
     }
 
     /// Attributes of a referenced inode.
@@ -350,6 +352,13 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
             FileKind::Directory => Err(FsError::NotFound),
             _ => Err(FsError::NotADirectory),
         }
+    }
+}
+
+/// Says that inodes without a name could not be removed: the next open does it.
+fn left_behind(removed: Result<(), FsError>) {
+    if let Err(error) = removed {
+        tracing::warn!(%error, "could not remove unlinked inodes yet");
     }
 }
 

@@ -27,8 +27,9 @@ impl ReadTxn for Txn<'_> {
             let changed = delta.inodes.iter().filter(|(ino, _)| **ino >= from);
             all.extend(changed.map(|(ino, row)| (*ino, row.is_some())));
         }
+        let discarded = self.discarded();
         all.iter()
-            .filter(|(_, exists)| **exists)
+            .filter(|(ino, exists)| **exists && !discarded.contains(ino))
             .for_each(|(ino, _)| f(*ino));
         Ok(())
     }
@@ -42,8 +43,9 @@ impl ReadTxn for Txn<'_> {
                 all.insert(*ino, row.as_ref().is_some_and(|row| row.nlink == 0));
             }
         }
+        let discarded = self.discarded();
         all.iter()
-            .filter(|(_, orphan)| **orphan)
+            .filter(|(ino, orphan)| **orphan && !discarded.contains(ino))
             .for_each(|(ino, _)| f(*ino));
         Ok(())
     }

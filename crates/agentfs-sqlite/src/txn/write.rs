@@ -19,7 +19,7 @@ impl WriteTxn for Txn<'_> {
         let unheard = matches!(self.said(|delta| delta.inode(ino)), Said::Nothing);
         let fresh = unheard
             && !self.volumes().any(|delta| delta.is_fresh(ino))
-            && self.clean_inode(ino)?.is_none();
+            && !self.has_clean_inode(ino)?;
         let staged = self.stage();
         if fresh {
             staged.fresh.insert(ino);

@@ -27,7 +27,7 @@ type Clause<B> = (&'static str, fn(&mut B));
 
 /// Runs all clauses; a panic names the one that does not hold.
 pub fn storage_suite<B: StorageBench>(bench: &mut B) {
-    let clauses: [Clause<B>; 16] = [
+    let clauses: [Clause<B>; 17] = [
         ("a write that succeeds is applied whole", applied_whole),
         ("a write that fails leaves no trace", no_trace),
         ("a write that panics leaves no trace", no_trace_of_a_panic),
@@ -40,6 +40,10 @@ pub fn storage_suite<B: StorageBench>(bench: &mut B) {
         ("inode numbers are never given twice", numbers_once),
         ("rows come back as they were put", rows_exact),
         ("deleting an inode removes all that is its own", deletes_all),
+        (
+            "what is discarded is gone with the next sync, and nothing else",
+            discards,
+        ),
         ("names, targets and attributes are bytes", content::binary),
         (
             "chunks are found, replaced and removed by range",
@@ -391,6 +395,66 @@ fn rows_exact<B: StorageBench>(bench: &mut B) {
     storage.write(|txn| txn.put_inode(Ino(2), &plain)).unwrap();
     let storage = bench.reopen(storage);
     assert_eq!(storage.read(|txn| txn.inode(Ino(2))).unwrap(), Some(plain));
+}
+
+fn discards<B: StorageBench>(bench: &mut B) {
+    let storage = bench.create(512);
+    let unlinked = InodeRow {
+        nlink: 0,
+        size: 1024,
+        ..row(FileKind::Regular, 1)
+    };
+    let make = |synced: bool| -> [Ino; 3] {
+        let made = storage.write(|txn| {
+            let inos = [
+                txn.allocate_ino()?,
+                txn.allocate_ino()?,
+                txn.allocate_ino()?,
+            ];
+            for ino in inos {
+                txn.put_inode(ino, &unlinked)?;
+                txn.put_chunk(ino, 0, vec![1].into())?;
+                txn.put_chunk(ino, 1, vec![1].into())?;
+                txn.put_xattr(ino, b"user.a", b"1")?;
+                txn.put_symlink(ino, b"t")?;
+            }
+            Ok::<_, StorageError>(inos)
+        });
+        if synced {
+            storage.sync().unwrap();
+        }
+        made.unwrap()
+    };
+    let (stored, fresh) = (make(true), make(false));
+    storage.discard(&[stored[0], stored[1], fresh[0]]).unwrap();
+    storage.discard(&[fresh[1]]).unwrap();
+    let left = [stored[2], fresh[2]];
+    let mut orphans = Vec::new();
+    let mut inodes = Vec::new();
+    storage
+        .read(|txn| {
+            txn.orphans(&mut |ino| orphans.push(ino))?;
+            txn.inodes(Ino(0), &mut |ino| inodes.push(ino))
+        })
+        .unwrap();
+    orphans.sort();
+    assert_eq!((orphans, inodes), (left.to_vec(), left.to_vec()));
+    storage.sync().unwrap();
+    let check = |storage: &B::S| {
+        let dump = Dump::of(storage);
+        let left = left.map(|ino| ino.0);
+        assert_eq!(dump.inodes.keys().copied().collect::<Vec<_>>(), left);
+        assert_eq!(
+            (dump.chunks.len(), dump.xattrs.len(), dump.symlinks.len()),
+            (4, 2, 2)
+        );
+        for ino in [stored[0], fresh[0]] {
+            let chunk = storage.read(|txn| txn.chunk(ino, 1));
+            assert_eq!(chunk.unwrap(), None);
+        }
+    };
+    check(&storage);
+    check(&bench.reopen(storage));
 }
 
 fn deletes_all<B: StorageBench>(bench: &mut B) {

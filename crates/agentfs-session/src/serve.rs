@@ -181,10 +181,6 @@ impl View {
         if let Err(error) = &watcher {
             tracing::warn!("changes of the database by others show late: {error}");
         }
-        let pairing = Pairing::start();
-        if let (Some(pairing), Some(committer)) = (&pairing, database.committer_thread()) {
-            pairing.set_worker(committer);
-        }
         Ok(Self {
             base: Arc::new(lower(base, &config.base_path, &config.db)),
             db: config.db,
@@ -193,7 +189,7 @@ impl View {
             database,
             notifiers,
             watcher: watcher.ok(),
-            pairing,
+            pairing: Pairing::start(),
             served: Vec::new(),
         })
     }
@@ -224,6 +220,10 @@ impl View {
     /// the `/proc` of the namespace that the mounts were made in.
     pub(crate) fn show_processes(&self, proc: OwnedFd) {
         if let Some(pairing) = &self.pairing {
+            // Not earlier: the thread needs a moment to begin.
+            if let Some(committer) = self.database.committer_thread() {
+                pairing.set_worker(committer);
+            }
             pairing.set_processes(proc);
         }
     }

@@ -15,13 +15,13 @@ mod varint;
 use std::num::NonZeroUsize;
 
 use agentfs_core::storage::{Chunk, InodeRow};
-use agentfs_core::{Ino, LowerPath, Name, StorageError};
+use agentfs_core::{Ino, LowerPath, Name, StorageError, Timestamp};
 use foldhash::fast::RandomState;
 use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
 
-use crate::pending::{Map, Put, Said, Set, VolumeDelta};
+use crate::pending::{ChunkDelta, Map, Put, Said, Set, VolumeDelta};
 use crate::rows;
 use crate::sql::VolumeSql;
 
@@ -34,6 +34,10 @@ pub(crate) use lens::ChunkLens;
 const NAMES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(65_535);
 const WHITEOUT_DIRS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(8_191);
 const CHUNK_BYTES: usize = 64 << 20;
+/// So many names are taken over before others get at the cache again: a microsecond.
+const NAMES_AT_ONCE: usize = 8;
+/// Rounds for which a lock is left alone then.
+const PAUSE_ROUNDS: usize = 16;
 /// What a chunk costs beside its bytes, roughly.
 const CHUNK_COST_BYTES: usize = 144;
 
@@ -225,109 +229,148 @@ impl Cache {
         self.chunk_lens.lock().put(ino, group, stored);
     }
 
-    /// Takes over rows that have just been committed.
+    /// Takes over rows that have just been committed. Others use the cache meanwhile, so
+    /// each lock is held for a few rows at a time; they must not ask for rows of `delta`,
+    /// nor put in what was read before the commit.
     pub(crate) fn apply(&self, delta: &VolumeDelta) {
         self.apply_known(delta);
-        let sizes = self.discarded_sizes(delta);
-        let is_gone = |ino: &Ino| delta.discarded.contains(ino);
-        let inodes = delta.inodes.iter().filter(|(ino, _)| !is_gone(ino));
-        let inodes = inodes.map(|(ino, row)| (*ino, row.as_ref()));
-        let gone = delta.discarded.iter().map(|ino| (*ino, None));
-        self.inodes.lock().apply(inodes.chain(gone));
+        self.apply_discarded(delta);
+        self.apply_inodes(delta);
         self.apply_dentries(delta);
-        let mut whiteouts = self.whiteouts.lock();
+        self.apply_whiteouts(delta);
+        self.apply_chunks(delta);
+    }
+
+    fn apply_inodes(&self, delta: &VolumeDelta) {
+        let stay = delta.inodes.iter();
+        let stay = stay.filter(|(ino, _)| !delta.discarded.contains(*ino));
+        let stay = stay.map(|(ino, row)| (*ino, row.as_ref()));
+        let gone = delta.discarded.iter().map(|ino| (*ino, None));
+        let mut changes: Vec<inodes::Change<'_>> = stay.chain(gone).collect();
+        for group in inodes::by_group(&mut changes) {
+            self.inodes.lock().change(group);
+            let_others_in();
+        }
+    }
+
+    fn apply_whiteouts(&self, delta: &VolumeDelta) {
         for (dir, changes) in &delta.whiteouts {
-            if let Some(names) = whiteouts.get_mut(dir) {
+            let changes: Vec<_> = changes.iter().collect();
+            for changes in changes.chunks(NAMES_AT_ONCE) {
+                let mut whiteouts = self.whiteouts.lock();
+                let Some(names) = whiteouts.get_mut(dir) else {
+                    break;
+                };
                 for (name, since) in changes {
                     match since {
-                        Some(_) => names.insert(name.clone()),
-                        None => names.remove(name),
+                        Some(_) => names.insert((*name).clone()),
+                        None => names.remove(*name),
                     };
                 }
+                drop(whiteouts);
+                let_others_in();
             }
         }
-        drop(whiteouts);
-        let mut chunks = self.chunks.lock();
-        for (ino, size) in sizes {
-            chunks.discard(ino, size.div_ceil(u64::from(self.chunk_size_bytes)));
-        }
-        if delta.chunks.values().any(|chunk| !chunk.erased.is_empty()) {
-            chunks.retain(|(ino, index)| {
-                delta
-                    .chunks
+    }
+
+    fn apply_chunks(&self, delta: &VolumeDelta) {
+        let erased: Map<Ino, &ChunkDelta> = delta
+            .chunks
+            .iter()
+            .filter(|(_, chunks)| !chunks.erased.is_empty())
+            .map(|(ino, chunks)| (*ino, chunks))
+            .collect();
+        if !erased.is_empty() {
+            self.chunks.lock().retain(|(ino, index)| {
+                erased
                     .get(ino)
-                    .is_none_or(|chunk| chunk.erased_end(*index).is_none())
+                    .is_none_or(|chunks| chunks.erased_end(*index).is_none())
             });
         }
-        for (ino, delta) in delta.chunks.iter().filter(|(ino, _)| !is_gone(ino)) {
+        let stay = delta.chunks.iter();
+        for (ino, delta) in stay.filter(|(ino, _)| !delta.discarded.contains(*ino)) {
             for (index, put) in &delta.puts {
-                chunks.apply((*ino, *index), put);
+                self.chunks.lock().apply((*ino, *index), put);
             }
-        }
-        drop(chunks);
-        let mut lens = self.chunk_lens.lock();
-        if !lens.is_empty() {
-            for (ino, delta) in &delta.chunks {
+            let mut lens = self.chunk_lens.lock();
+            if !lens.is_empty() {
                 lens.apply(*ino, delta);
             }
         }
     }
 
-    /// How large the inodes were that go, where that is known.
-    fn discarded_sizes(&self, delta: &VolumeDelta) -> Vec<(Ino, u64)> {
-        let mut inodes = self.inodes.lock();
-        let sizes = delta.discarded.difference(&delta.fresh).filter_map(|&ino| {
+    /// Drops the chunks of inodes that go, where it is known how large they were.
+    fn apply_discarded(&self, delta: &VolumeDelta) {
+        for &ino in delta.discarded.difference(&delta.fresh) {
             let row = match delta.inode(ino) {
                 Said::Row(row) => row.cloned(),
-                Said::Nothing => inodes.get(ino),
+                Said::Nothing => self.inode(ino),
             };
-            Some((ino, row?.size))
-        });
-        sizes.collect()
+            if let Some(row) = row {
+                let count = row.size.div_ceil(u64::from(self.chunk_size_bytes));
+                self.chunks.lock().discard(ino, count);
+            }
+        }
     }
 
     fn apply_known(&self, delta: &VolumeDelta) {
+        let inodes = delta.inodes.iter().filter(|(ino, _)| !ino.is_born());
+        let inodes: Vec<_> = inodes.map(|(ino, row)| (*ino, row.is_some())).collect();
+        let adds = |names: &Map<Name, Option<Ino>>| names.values().any(Option::is_some);
+        // Deletions leave the directory in: the sets say "may have".
+        let parents = delta.dentries.iter().filter(|(ino, _)| !ino.is_born());
+        let parents: Vec<_> = parents.filter(|(_, names)| adds(names)).collect();
+        let hides = |names: &Map<Name, Option<Timestamp>>| names.values().any(Option::is_some);
+        let dirs: Vec<_> = delta.whiteouts.iter().filter(|(_, n)| hides(n)).collect();
+        if inodes.is_empty() && parents.is_empty() && dirs.is_empty() {
+            return;
+        }
         let mut known = self.known.write();
         let Some(known) = known.as_mut() else { return };
-        for (ino, row) in delta.inodes.iter().filter(|(ino, _)| !ino.is_born()) {
-            match row {
-                Some(_) => known.outside_born.insert(*ino),
-                None => known.outside_born.remove(ino),
+        for (ino, exists) in inodes {
+            match exists {
+                true => known.outside_born.insert(ino),
+                false => known.outside_born.remove(&ino),
             };
         }
-        // Deletions leave the directory in: the sets say "may have".
-        for (parent, names) in delta.dentries.iter().filter(|(ino, _)| !ino.is_born()) {
-            if names.values().any(Option::is_some) {
-                known.parents.insert(*parent);
-            }
-        }
-        for (dir, names) in &delta.whiteouts {
-            if names.values().any(Option::is_some) {
-                known.whiteout_dirs.insert(dir.clone());
-            }
-        }
+        known.parents.extend(parents.iter().map(|(ino, _)| **ino));
+        let dirs = dirs.into_iter().map(|(dir, _)| dir.clone());
+        known.whiteout_dirs.extend(dirs);
     }
 
     fn apply_dentries(&self, delta: &VolumeDelta) {
-        let mut dirs = self.dirs.lock();
-        let mut names = self.names.lock();
         for ino in delta.fresh.difference(&delta.discarded) {
             let is_dir = delta.inodes.get(ino).and_then(Option::as_ref);
             if is_dir.is_some_and(|row| row.kind.is_dir()) {
-                dirs.put(*ino, Map::default());
+                self.dirs.lock().put(*ino, Map::default());
             }
         }
         for (parent, changes) in &delta.dentries {
-            let whole = dirs.update(*parent, changes);
-            for (name, ino) in changes {
-                let key = (*parent, name.clone());
-                match whole {
-                    // Nothing stale may be left for when the whole is evicted.
-                    true => names.pop(&key),
-                    false => names.put(key, *ino),
-                };
+            let changes: Vec<dirs::Change<'_>> = changes.iter().map(|(n, i)| (n, *i)).collect();
+            for changes in changes.chunks(NAMES_AT_ONCE) {
+                let mut dirs = self.dirs.lock();
+                let mut names = self.names.lock();
+                let whole = dirs.update(*parent, changes);
+                for (name, ino) in changes {
+                    let key = (*parent, (*name).clone());
+                    match whole {
+                        // Nothing stale may be left for when the whole is evicted.
+                        true => names.pop(&key),
+                        false => names.put(key, *ino),
+                    };
+                }
+                drop((dirs, names));
+                let_others_in();
             }
         }
+    }
+}
+
+/// Whoever looks for a lock again and again, before it sleeps, finds it free. Woken from
+/// sleep it would find it taken again, and again: that was 0.5 to 0.9 ms a batch.
+fn let_others_in() {
+    for _ in 0..PAUSE_ROUNDS {
+        std::hint::spin_loop();
     }
 }
 

@@ -329,7 +329,7 @@ fn next_turn(mailbox: &Mailbox, idle_at: Option<Instant>) -> Turn {
 /// Writes all that is pending as one batch; with room in the `-wal` for the next.
 fn commit_pending(shared: &Shared, keep_room: bool) -> Result<(), StorageError> {
     let batch = {
-        let mut state = shared.state.write();
+        let mut state = shared.exclusive();
         let discarded = std::mem::take(&mut *shared.discarded.lock());
         state.pending.discard(discarded);
         if state.pending.is_empty() {
@@ -343,23 +343,8 @@ fn commit_pending(shared: &Shared, keep_room: bool) -> Result<(), StorageError> 
     shared.mailbox.progress.lock().batch_began = Some(Instant::now());
     let outcome = write_batch(shared, &batch, keep_room);
     match outcome {
-        Ok(outcome) => {
-            let home = !batch.home.is_empty();
-            let mut state = shared.state.write();
-            state.committing = None;
-            if home {
-                shared.set_home_exists();
-            }
-            match outcome.reconciled {
-                // Which rows were written is not known here: read them anew.
-                true => shared.clear_caches(),
-                false => {
-                    shared.cache(Volume::View).apply(&batch.view);
-                    shared.cache(Volume::Home).apply(&batch.home);
-                }
-            }
-            let left = state.pending.cost_bytes();
-            drop(state);
+        Ok(written) => {
+            let left = hand_over(shared, &batch, &written);
             shared.set_progress(left, None);
             let batch_bytes = batch.cost_bytes();
             let waiting = &shared.left_to_host_bytes;
@@ -387,13 +372,39 @@ fn commit_pending(shared: &Shared, keep_room: bool) -> Result<(), StorageError> 
     }
 }
 
+/// Lets the caches take over what has been committed. Until they have, the batch lies
+/// over them and the state is free for others. Roughly what is pending then, in bytes.
+fn hand_over(shared: &Shared, batch: &Delta, written: &Written) -> usize {
+    if !batch.home.is_empty() {
+        shared.set_home_exists();
+    }
+    if !written.reconciled {
+        // Whoever began to read before the commit may still put older rows into the
+        // caches: not after this.
+        drop(shared.exclusive());
+        shared.cache(Volume::View).apply(&batch.view);
+        shared.cache(Volume::Home).apply(&batch.home);
+    }
+    let mut state = shared.exclusive();
+    state.committing = None;
+    // Which rows others have written is not known here: all are read anew.
+    let seen_changes = shared.seen_changes.load(Ordering::Acquire);
+    if written.reconciled || seen_changes != written.seen_changes {
+        shared.clear_caches();
+    }
+    state.pending.cost_bytes()
+}
+
 struct Written {
     /// Others had written, and the batch was fitted to that.
     reconciled: bool,
+    /// [`Shared::seen_changes`] at the commit.
+    seen_changes: u64,
 }
 
 fn write_batch(shared: &Shared, batch: &Delta, keep_room: bool) -> Result<Written, StorageError> {
     let lease = shared.lease(Purpose::Write)?;
+    let seen_changes = shared.seen_changes.load(Ordering::Acquire);
     let external = Cell::new(false);
     let result = lease.query(|conn| {
         apply::touch_tables(conn, batch, shared.sql(Volume::View));
@@ -423,6 +434,7 @@ fn write_batch(shared: &Shared, batch: &Delta, keep_room: bool) -> Result<Writte
             }
             Ok(Written {
                 reconciled: external.get(),
+                seen_changes,
             })
         }
         // The lease rolls back what is left of the transaction. The next attempt, too,

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering}
 use std::time::Instant;
 
 use agentfs_core::{Ino, StorageError};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use rusqlite::Connection;
 
 use crate::apply;
@@ -25,6 +25,9 @@ use crate::pending::Set;
 use crate::sql::VolumeSql;
 use crate::txn::State;
 use crate::wal;
+
+/// How often [`Shared::exclusive`] looks before it queues: some ten microseconds.
+const EXCLUSIVE_TRIES: usize = 200;
 
 pub(crate) type Hook = Box<dyn Fn() + Send + Sync>;
 
@@ -101,6 +104,19 @@ impl Shared {
             self.data_version.store(0, Ordering::Relaxed);
         }
         Ok(lease)
+    }
+
+    /// The state, for the committer alone.
+    pub(crate) fn exclusive(&self) -> RwLockWriteGuard<'_, State> {
+        // Others have it for a microsecond at a time. Once this thread queues for it,
+        // they wait until it has been woken.
+        for _ in 0..EXCLUSIVE_TRIES {
+            if let Some(state) = self.state.try_write() {
+                return state;
+            }
+            std::hint::spin_loop();
+        }
+        self.state.write()
     }
 
     pub(crate) fn clear_caches(&self) {

@@ -30,6 +30,9 @@ pub(crate) const DIR_ENTRIES_MAX: usize = 131_072;
 /// loaded at once, and one look into a large one does not read all of it.
 const DIR_ATTEMPT_ENTRIES: usize = 128;
 
+/// A change to one entry; `None`: there is none any more.
+pub(super) type Change<'a> = (&'a Name, Option<Ino>);
+
 pub(super) struct Dirs {
     open: Lru<Ino, Map<Name, Ino>>,
     open_entries: usize,
@@ -77,7 +80,7 @@ impl Dirs {
     }
 
     /// Changes a directory that is here; `false` when it is not, or not any more.
-    pub(super) fn update(&mut self, parent: Ino, changes: &Map<Name, Option<Ino>>) -> bool {
+    pub(super) fn update(&mut self, parent: Ino, changes: &[Change<'_>]) -> bool {
         if let Some(packed) = self.take_packed(parent) {
             if packed.len() > REOPENED_ENTRIES_MAX {
                 return false;
@@ -90,8 +93,8 @@ impl Dirs {
         let before = dir.len();
         for (name, ino) in changes {
             match ino {
-                Some(ino) => dir.insert(name.clone(), *ino),
-                None => dir.remove(name),
+                Some(ino) => dir.insert((*name).clone(), *ino),
+                None => dir.remove(*name),
             };
         }
         self.open_entries = self.open_entries + dir.len() - before;
@@ -181,8 +184,8 @@ mod tests {
             let found = dirs.entry(parent, &name(last));
             assert_eq!(found, Some(Some(Ino(dir * ENTRIES + last))));
             assert_eq!(dirs.entry(parent, &name(ENTRIES)), Some(None));
-            let changes = [(name(0), None), (name(ENTRIES), Some(Ino(7)))];
-            assert!(dirs.update(parent, &changes.into_iter().collect()));
+            let (first, new) = (name(0), name(ENTRIES));
+            assert!(dirs.update(parent, &[(&first, None), (&new, Some(Ino(7)))]));
         }
         check_counts(&dirs);
         for dir in 1..=1_000 {
@@ -191,7 +194,7 @@ mod tests {
             let all = dirs.get(Ino(dir)).unwrap();
             assert_eq!(all.len(), 1_000);
         }
-        assert!(!dirs.update(Ino(1_001), &Map::default()));
+        assert!(!dirs.update(Ino(1_001), &[]));
     }
 
     #[test]
@@ -222,7 +225,7 @@ mod tests {
             dirs.put(Ino(dir), entries.collect());
         }
         assert_eq!(dirs.entry(Ino(1), &name(5)), Some(Some(Ino(many + 5))));
-        assert!(!dirs.update(Ino(1), &[(name(5), None)].into_iter().collect()));
+        assert!(!dirs.update(Ino(1), &[(&name(5), None)]));
         assert_eq!(dirs.entry(Ino(1), &name(5)), None);
         check_counts(&dirs);
     }

@@ -97,17 +97,8 @@ impl Inodes {
         self.change(&[(ino, Some(row))]);
     }
 
-    /// Takes over changes to any rows.
-    pub(super) fn apply<'a>(&mut self, changes: impl Iterator<Item = Change<'a>>) {
-        let mut changes: Vec<_> = changes.collect();
-        changes.sort_unstable_by_key(|(ino, _)| *ino);
-        for changes in changes.chunk_by(|(a, _), (b, _)| group(*a) == group(*b)) {
-            self.change(changes);
-        }
-    }
-
-    /// Takes over changes to rows of one group.
-    fn change(&mut self, changes: &[Change<'_>]) {
+    /// Takes over changes to rows of one group, ascending.
+    pub(super) fn change(&mut self, changes: &[Change<'_>]) {
         let Some((ino, _)) = changes.first() else {
             return;
         };
@@ -140,6 +131,14 @@ impl Inodes {
             self.bytes -= group.cost_bytes();
         }
     }
+}
+
+/// Changes to any rows, by group.
+pub(super) fn by_group<'a, 'b>(
+    changes: &'b mut [Change<'a>],
+) -> impl Iterator<Item = &'b [Change<'a>]> {
+    changes.sort_unstable_by_key(|(ino, _)| *ino);
+    changes.chunk_by(|(a, _), (b, _)| group(*a) == group(*b))
 }
 
 impl Cursor {
@@ -410,7 +409,9 @@ mod tests {
             let mut inodes = Inodes::new();
             let mut expected = BTreeMap::new();
             for batch in &batches {
-                inodes.apply(batch.iter().map(|(ino, row)| (Ino(*ino), row.as_ref())));
+                let changes = batch.iter().map(|(ino, row)| (Ino(*ino), row.as_ref()));
+                let mut changes: Vec<_> = changes.collect();
+                by_group(&mut changes).for_each(|changes| inodes.change(changes));
                 expected.extend(batch);
                 // Twice the same, forwards, then backwards.
                 for ino in (0..200).map(|step| step / 2).chain((0..100).rev()) {

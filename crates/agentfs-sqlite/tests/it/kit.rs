@@ -8,7 +8,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use agentfs_core::storage::{InodeRow, ReadTxn, Storage};
 use agentfs_core::{FileKind, Ino, LowerPath, Name, StorageError, Timestamp};
-use agentfs_sqlite::{Database, DatabaseFiles, OpenOptions, SqliteStorage};
+use agentfs_sqlite::{Database, DatabaseFiles, OpenOptions};
 
 pub(crate) struct Dir {
     dir: tempfile::TempDir,
@@ -130,7 +130,7 @@ pub(crate) fn inode(kind: FileKind, tag: u32) -> InodeRow {
 }
 
 /// A root, which a database does not have by itself.
-pub(crate) fn make_root(storage: &SqliteStorage) {
+pub(crate) fn make_root(storage: &impl Storage) {
     storage
         .write(|txn| txn.put_inode(Ino::ROOT, &inode(FileKind::Directory, 0)))
         .map_err(|e: StorageError| e)

@@ -8,6 +8,7 @@ mod crash;
 mod differential;
 mod folding;
 mod full;
+mod handover;
 mod kit;
 mod numbering;
 mod opening;

@@ -394,9 +394,10 @@ impl Chunks {
         match put {
             Put::Whole(data) => self.put(key, data.clone()),
             Put::Patch(patch) => {
-                if let Some(before) = self.lru.peek(&key) {
-                    let after = patch.applied_to(before);
-                    self.put(key, after);
+                if let Some(chunk) = self.lru.get_mut(&key) {
+                    self.bytes -= cost(chunk);
+                    patch.apply_to(chunk);
+                    self.bytes += cost(chunk);
                 }
             }
         }

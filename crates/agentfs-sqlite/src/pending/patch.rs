@@ -91,12 +91,31 @@ impl Patch {
 
     /// The chunk, over what it was; what that lacks to its length is zeros.
     pub(crate) fn applied_to(&self, before: &[u8]) -> Chunk {
-        let mut bytes = before.to_vec();
-        bytes.resize(self.len_bytes, 0);
+        let mut chunk: Chunk = match before.get(..self.len_bytes) {
+            Some(before) => before.into(),
+            None => {
+                let mut bytes = before.to_vec();
+                bytes.resize(self.len_bytes, 0);
+                bytes.into()
+            }
+        };
+        self.write_into(Arc::make_mut(&mut chunk));
+        chunk
+    }
+
+    /// Makes what the chunk was into what it is: in place, where nobody else has it.
+    pub(crate) fn apply_to(&self, chunk: &mut Chunk) {
+        match Arc::get_mut(chunk) {
+            Some(bytes) if bytes.len() == self.len_bytes => self.write_into(bytes),
+            _ => *chunk = self.applied_to(chunk),
+        }
+    }
+
+    /// `bytes` has the chunk's length.
+    fn write_into(&self, bytes: &mut [u8]) {
         for (start, part) in &self.parts {
             bytes[*start..start + part.len()].copy_from_slice(part);
         }
-        bytes.into()
     }
 
     fn add(&mut self, start: usize, part: Chunk) {
@@ -158,6 +177,12 @@ mod tests {
                     Put::Patch(patch) => {
                         let sum = patch.parts().map(|(_, part)| part.len()).sum();
                         assert_eq!(patch.covered_bytes, sum);
+                        let mut alone = Chunk::from(before);
+                        patch.apply_to(&mut alone);
+                        let mut shared = Chunk::from(before);
+                        let other = Arc::clone(&shared);
+                        patch.apply_to(&mut shared);
+                        assert_eq!((alone, &other[..]), (shared, &before[..]));
                         (sum, patch.applied_to(&before))
                     }
                 };
@@ -177,5 +202,10 @@ mod tests {
             panic!("one byte of four is no whole chunk")
         };
         assert_eq!(patch.applied_to(&[5])[..], [5, 7, 0, 0]);
+        for before in [&[5][..], &[5, 6, 0, 0, 9]] {
+            let mut chunk = Chunk::from(before);
+            patch.apply_to(&mut chunk);
+            assert_eq!(chunk[..], [5, 7, 0, 0]);
+        }
     }
 }

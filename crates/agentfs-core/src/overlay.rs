@@ -6,8 +6,8 @@
 //! only after that transaction was applied. Never a path of the view as
 //! identity, never SQL, never a change to the lower layer.
 //!
-//! Lock order: `namespace`, then the storage's own, then `table`, then `lists`
-//! or `files`. The last three are held for a few map operations only, never
+//! Lock order: `namespace`, then the storage's own, then `table`, then `lists`,
+//! `files` or what was `seen`. The last four are held for a few map operations only, never
 //! across a call to the storage or the lower layer.
 
 mod copy;
@@ -22,6 +22,7 @@ mod readdir;
 mod remove;
 mod rename;
 mod request;
+mod seen;
 mod setattr;
 mod xattr;
 
@@ -41,6 +42,7 @@ use crate::types::{Clock, FileKind, FsStats, Ino, LowerPath, Name, Owner};
 use file::OpenFiles;
 use inode_table::{InodeTable, LowerDir};
 use readdir::Lists;
+use seen::Seen;
 
 /// How an overlay is set up.
 pub struct OverlayConfig {
@@ -73,6 +75,7 @@ pub struct Overlay<S, L> {
     table: Mutex<InodeTable>,
     lists: Mutex<Lists>,
     files: Mutex<OpenFiles>,
+    seen: Seen,
 }
 
 impl<S: Storage, L: LowerLayer> Overlay<S, L> {
@@ -124,6 +127,7 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
             table: Mutex::new(InodeTable::new()),
             lists: Mutex::new(Lists::default()),
             files: Mutex::new(OpenFiles::default()),
+            seen: Seen::default(),
         })
     }
 
@@ -194,6 +198,8 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
         for ino in &stale {
             files.remove(*ino);
         }
+        drop(files);
+        self.seen.changed(&stale);
         stale
     }
 

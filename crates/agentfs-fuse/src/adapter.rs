@@ -201,6 +201,15 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
         }
     }
 
+    /// Attributes of an inode. What the base tells of its changes is not asked for it
+    /// again.
+    fn get_attr(&self, ino: Ino) -> Result<Attr, FsError> {
+        self.overlay.getattr_as_seen(ino, |kind, in_dir| {
+            let told = if kind.is_dir() { ino } else { in_dir };
+            self.directories.own_ttl(told) == FOR_GOOD
+        })
+    }
+
     fn attr(&self, result: Result<Attr, FsError>, reply: ReplyAttr) {
         match result {
             Ok(attr) => {

@@ -3,10 +3,11 @@
 //! removing what the last reference kept alive.
 
 use super::inode_table::{Linkage, LowerDir, Node};
+use super::seen::Moment;
 use super::{Overlay, corrupt, fresh_root, merge};
 use crate::error::FsError;
 use crate::lower::{LowerAttr, LowerLayer};
-use crate::storage::{InodeRow, ReadTxn, Storage};
+use crate::storage::{InodeRow, LowerId, ReadTxn, Storage};
 use crate::types::{Attr, FileKind, Ino, LowerPath, Name};
 
 /// What a name in a directory leads to.
@@ -59,12 +60,13 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
     /// [`FsError::StaleInode`], and those of the layers.
     pub fn lookup(&self, parent: Ino, name: &Name) -> Result<Attr, FsError> {
         let _namespace = self.namespace.read();
+        let moment = self.seen.moment();
         let child = self
             .storage
             .read(|txn| self.child(txn, parent, name))?
             .ok_or(FsError::NotFound)?;
         let attr = child.attr();
-        self.remember(parent, name, &child);
+        self.remember(parent, name, &child, moment);
         Ok(attr)
     }
 
@@ -87,6 +89,9 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
         let mut lists = None;
         for (ino, node) in &gone {
             self.files.lock().remove(*ino);
+            if node.lower.is_some() {
+                self.seen.forget(*ino);
+            }
             if node.linkage != Linkage::Linked {
                 lists.get_or_insert_with(|| self.lists.lock()).remove(*ino);
             }
@@ -129,16 +134,63 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
     /// [`FsError::StaleInode`], and those of the layers.
     pub fn getattr(&self, ino: Ino) -> Result<Attr, FsError> {
         let _namespace = self.namespace.read();
-        self.storage.read(|txn| match self.inode(txn, ino)? {
-            Inode::Upper(row) => Ok(upper_attr(ino, &row)),
-            Inode::Lower { attr, .. } => {
-                let mut attr = lower_attr(ino, &attr);
-                if self.node(ino)?.linkage == Linkage::Removed {
-                    attr.nlink = 0;
-                }
-                Ok(attr)
+        self.storage.read(|txn| self.attr_of(txn, ino))
+    }
+
+    /// As [`Self::getattr`]; but of an inode of the lower layer alone, where it was last
+    /// seen will do, if `is_told` says so of its type and the directory it lies in: for
+    /// whoever tells of what changes there ([`Self::lower_changed`]).
+    ///
+    /// # Errors
+    /// As [`Self::getattr`].
+    pub fn getattr_as_seen(
+        &self,
+        ino: Ino,
+        is_told: impl FnOnce(FileKind, Ino) -> bool,
+    ) -> Result<Attr, FsError> {
+        let _namespace = self.namespace.read();
+        self.storage.read(|txn| {
+            let lies = self.lies(ino)?;
+            if let Some(row) = txn.inode(ino)? {
+                return Ok(upper_attr(ino, &row));
+            }
+            let seen = match lies {
+                Some((lower, dir)) if is_told(lower.1, dir) => self
+                    .seen
+                    .get(ino)
+                    .filter(|attr| lower == (attr.id, attr.kind)),
+                _ => None,
+            };
+            match seen {
+                Some(attr) => Ok(lower_attr(ino, &attr)),
+                None => self.attr_of(txn, ino),
             }
         })
+    }
+
+    /// What an inode is in the lower layer, and the directory it has a name in.
+    fn lies(&self, ino: Ino) -> Result<Option<((LowerId, FileKind), Ino)>, FsError> {
+        let table = self.table.lock();
+        let node = table.get(ino).ok_or(FsError::StaleInode)?;
+        Ok(match (&node.lower, &node.place, node.linkage) {
+            (Some(lower), Some((dir, _)), Linkage::Linked) => Some((**lower, *dir)),
+            _ => None,
+        })
+    }
+
+    fn attr_of(&self, txn: &dyn ReadTxn, ino: Ino) -> Result<Attr, FsError> {
+        let moment = self.seen.moment();
+        match self.inode(txn, ino)? {
+            Inode::Upper(row) => Ok(upper_attr(ino, &row)),
+            Inode::Lower { attr, .. } if self.node(ino)?.linkage == Linkage::Removed => Ok(Attr {
+                nlink: 0,
+                ..lower_attr(ino, &attr)
+            }),
+            Inode::Lower { attr, .. } => {
+                self.seen.put(ino, &attr, moment);
+                Ok(lower_attr(ino, &attr))
+            }
+        }
     }
 
     /// The target of a symbolic link.
@@ -168,8 +220,12 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
             .ok_or(FsError::StaleInode)
     }
 
-    /// Takes one reference on a child just found.
-    pub(super) fn remember(&self, parent: Ino, name: &Name, child: &Child) {
+    /// Takes one reference on a child just found, for which the lower layer was looked
+    /// at after `moment`.
+    pub(super) fn remember(&self, parent: Ino, name: &Name, child: &Child, moment: Moment) {
+        if let Child::Lower { ino, attr, .. } = child {
+            self.seen.put(*ino, attr, moment);
+        }
         let mut table = self.table.lock();
         let node = table.reference(child.ino());
         if let Child::Lower { ino, path, attr } = child {

@@ -174,6 +174,7 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
             let _namespace = self.namespace.read();
             let page = rest.by_ref().take(PAGE_ENTRIES);
             let ended = self.storage.read(|txn| {
+                let moment = self.seen.moment();
                 for (_, entry) in page {
                     let Some(child) = self.child(txn, ino, &entry.name)? else {
                         continue;
@@ -186,7 +187,7 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
                     };
                     // Taken before the kernel can know the number, and given
                     // back when it will not.
-                    self.remember(ino, &entry.name, &child);
+                    self.remember(ino, &entry.name, &child, moment);
                     if f(&entry, &attr).is_break() {
                         return Ok(Some(attr.ino));
                     }

@@ -57,7 +57,7 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
 
     fn getattr(&self, request: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         self.serve(request, Operation::Getattr, || {
-            self.attr(self.overlay.getattr(ino(number)), reply);
+            self.attr(self.get_attr(ino(number)), reply);
         });
     }
 

@@ -176,7 +176,10 @@ fn nobody_sees_a_batch_go_to_the_caches() {
             .zip(0..)
             .map(|(model, thread)| scope.spawn(move || work(storage, model, thread, done)))
             .collect();
-        let ended: Vec<_> = workers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        let ended: Vec<_> = workers
+            .into_iter()
+            .map(std::thread::ScopedJoinHandle::join)
+            .collect();
         over.store(true, Ordering::Relaxed);
         ended.into_iter().for_each(|ended| ended.unwrap());
     });

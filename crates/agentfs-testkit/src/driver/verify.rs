@@ -135,10 +135,13 @@ impl<W: World> Driver<W> {
     }
 
     fn verify_object(&mut self, node: NodeId, ino: Ino) -> Checked {
-        match self.overlay().getattr(ino) {
-            Ok(attr) if attr.ino == ino => self.same_attr(node, &attr)?,
-            Ok(attr) => diverged!("getattr of {ino} gives number {}", attr.ino),
-            Err(e) => diverged!("getattr: {e}"),
+        let seen = self.overlay().getattr_as_seen(ino, |_, _| true);
+        for attr in [seen, self.overlay().getattr(ino)] {
+            match attr {
+                Ok(attr) if attr.ino == ino => self.same_attr(node, &attr)?,
+                Ok(attr) => diverged!("getattr of {ino} gives number {}", attr.ino),
+                Err(e) => diverged!("getattr: {e}"),
+            }
         }
         let expected = self.model.node(node);
         let names = match self.overlay().listxattr(ino) {

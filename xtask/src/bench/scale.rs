@@ -29,6 +29,9 @@ const REST: Duration = Duration::from_secs(10);
 /// A large `-wal` is folded five seconds after the last write, and that is work.
 const BEFORE_REST: Duration = Duration::from_secs(9);
 const TERMINALS: usize = 8;
+/// What the bare server's figures do not say by themselves.
+const TERMINALS_NOTE: &str = "\nTerminals: in the column *requests alone* the server keeps all in memory, and it and all \
+     terminals are on one processor, so that no interrupt is sent.\n";
 /// What the cold figures do not say by themselves.
 const COLD_NOTE: &str = "\nCold: the kernel's caches were dropped, the server's memory was not. It holds the contents \
      of the 10,000 files but not of all 1,000,000, so that *read cold* compares memory with the \
@@ -86,10 +89,12 @@ pub(super) fn run(root: &Path, args: &ScaleArgs) -> anyhow::Result<()> {
     std::fs::create_dir_all(&common.work)?;
     let worker = target::install_worker(&common.work)?;
     let inputs = inputs::prepare(&common.work, &Scale::QUICK, true)?;
-    let (mut targets, notes) = target::all(root, common, &[], false)?;
+    let with_bare = host::is_root() && host::has_program("taskset");
+    let (mut targets, notes) = target::all(root, common, &[], with_bare)?;
     targets.retain(|target| {
         let named = args.targets.iter().any(|text| target.name.contains(text));
-        named || args.targets.is_empty() && (target.is_disk() || target.is_ours())
+        let by_default = target.is_disk() || target.is_bare() || target.is_ours();
+        named || args.targets.is_empty() && by_default
     });
     let mut report = Report {
         date: said_by("date", &["-u", "+%F"]),
@@ -132,7 +137,10 @@ fn measure(
         stage: &stage,
         worker,
     };
-    let outcome = room.all(args, column);
+    let outcome = match target.is_bare() {
+        true => room.terminals_alone(args, column),
+        false => room.all(args, column),
+    };
     stage.wait_for_end()?;
     outcome.and(stage.tear_down())
 }
@@ -174,6 +182,13 @@ impl Room<'_> {
         }
         self.rest(column);
         self.terminals(&mut view, quick, column)?;
+        view.close(END_LIMIT).map(drop)
+    }
+
+    /// What terminals cost where the server has nothing to do.
+    fn terminals_alone(&self, args: &ScaleArgs, column: &mut Column) -> anyhow::Result<()> {
+        let mut view = self.open(0)?;
+        self.terminals(&mut view, args.common.quick, column)?;
         view.close(END_LIMIT).map(drop)
     }
 
@@ -301,6 +316,7 @@ fn table(report: &Report) -> String {
     text.push('\n');
     text.push_str(&report::aligned(&growth_table(report)));
     text.push_str(COLD_NOTE);
+    text.push_str(TERMINALS_NOTE);
     text
 }
 

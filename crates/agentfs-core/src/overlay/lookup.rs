@@ -51,6 +51,14 @@ pub(super) enum Inode {
     Lower { path: LowerPath, attr: LowerAttr },
 }
 
+/// An inode found in the lower layer that has a name in the view.
+struct Named {
+    /// What it is there.
+    lower: (LowerId, FileKind),
+    /// The directory that it has a name in.
+    dir: Ino,
+}
+
 impl<S: Storage, L: LowerLayer> Overlay<S, L> {
     /// Finds an entry and takes one reference on its inode, to be given back
     /// with [`Self::forget`].
@@ -150,12 +158,12 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
     ) -> Result<Attr, FsError> {
         let _namespace = self.namespace.read();
         self.storage.read(|txn| {
-            let lies = self.lies(ino)?;
+            let named = self.named(ino)?;
             if let Some(row) = txn.inode(ino)? {
                 return Ok(upper_attr(ino, &row));
             }
-            let seen = match lies {
-                Some((lower, dir)) if is_told(lower.1, dir) => self
+            let seen = match named {
+                Some(Named { lower, dir }) if is_told(lower.1, dir) => self
                     .seen
                     .get(ino)
                     .filter(|attr| lower == (attr.id, attr.kind)),
@@ -168,12 +176,14 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
         })
     }
 
-    /// What an inode is in the lower layer, and the directory it has a name in.
-    fn lies(&self, ino: Ino) -> Result<Option<((LowerId, FileKind), Ino)>, FsError> {
+    fn named(&self, ino: Ino) -> Result<Option<Named>, FsError> {
         let table = self.table.lock();
         let node = table.get(ino).ok_or(FsError::StaleInode)?;
         Ok(match (&node.lower, &node.place, node.linkage) {
-            (Some(lower), Some((dir, _)), Linkage::Linked) => Some((**lower, *dir)),
+            (Some(lower), Some((dir, _)), Linkage::Linked) => Some(Named {
+                lower: **lower,
+                dir: *dir,
+            }),
             _ => None,
         })
     }

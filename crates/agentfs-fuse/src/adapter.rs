@@ -205,22 +205,27 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
     /// again.
     fn get_attr(&self, ino: Ino) -> Result<Attr, FsError> {
         self.overlay.getattr_as_seen(ino, |kind, in_dir| {
-            let told = if kind.is_dir() { ino } else { in_dir };
-            self.directories.own_ttl(told) == FOR_GOOD
+            self.asked_ttl(ino, kind, || Some(in_dir)) == FOR_GOOD
         })
+    }
+
+    /// How long attributes hold that the kernel asks for by number. What is no directory
+    /// is told of with the one it lies in.
+    fn asked_ttl(
+        &self,
+        ino: Ino,
+        kind: FileKind,
+        in_dir: impl FnOnce() -> Option<Ino>,
+    ) -> Duration {
+        let told_of = if kind.is_dir() { Some(ino) } else { in_dir() };
+        told_of.map_or(FOR_GOOD, |dir| self.directories.own_ttl(dir))
     }
 
     fn attr(&self, result: Result<Attr, FsError>, reply: ReplyAttr) {
         match result {
             Ok(attr) => {
-                let ttl = if attr.kind.is_dir() {
-                    self.directories.own_ttl(attr.ino)
-                } else {
-                    match self.overlay.known_name(attr.ino) {
-                        Some((parent, _)) => self.directories.own_ttl(parent),
-                        None => FOR_GOOD,
-                    }
-                };
+                let parent = || self.overlay.known_name(attr.ino).map(|(parent, _)| parent);
+                let ttl = self.asked_ttl(attr.ino, attr.kind, parent);
                 reply.attr(&ttl, &self.shown(&attr));
             }
             Err(error) => reply.error(errno(&error)),

@@ -217,7 +217,8 @@ impl View {
     }
 
     /// Gives the process numbers in requests a meaning: they are those of `proc`,
-    /// the `/proc` of the namespace that the mounts were made in.
+    /// the `/proc` of the namespace that the mounts were made in. From now on the
+    /// committer keeps off whoever asks.
     pub(crate) fn show_processes(&self, proc: OwnedFd) {
         if let Some(pairing) = &self.pairing {
             // Not earlier: the thread needs a moment to begin.

@@ -15,7 +15,7 @@ mod varint;
 use std::num::NonZeroUsize;
 
 use agentfs_core::storage::{Chunk, InodeRow};
-use agentfs_core::{Ino, LowerPath, Name, StorageError, Timestamp};
+use agentfs_core::{Ino, LowerPath, Name, StorageError};
 use foldhash::fast::RandomState;
 use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
@@ -316,12 +316,12 @@ impl Cache {
     fn apply_known(&self, delta: &VolumeDelta) {
         let inodes = delta.inodes.iter().filter(|(ino, _)| !ino.is_born());
         let inodes: Vec<_> = inodes.map(|(ino, row)| (*ino, row.is_some())).collect();
-        let adds = |names: &Map<Name, Option<Ino>>| names.values().any(Option::is_some);
         // Deletions leave the directory in: the sets say "may have".
-        let parents = delta.dentries.iter().filter(|(ino, _)| !ino.is_born());
-        let parents: Vec<_> = parents.filter(|(_, names)| adds(names)).collect();
-        let hides = |names: &Map<Name, Option<Timestamp>>| names.values().any(Option::is_some);
-        let dirs: Vec<_> = delta.whiteouts.iter().filter(|(_, n)| hides(n)).collect();
+        let parents = delta.dentries.iter();
+        let parents = parents.filter(|(ino, names)| !ino.is_born() && adds(names));
+        let parents: Vec<_> = parents.map(|(ino, _)| *ino).collect();
+        let dirs = delta.whiteouts.iter().filter(|(_, names)| adds(names));
+        let dirs: Vec<_> = dirs.map(|(dir, _)| dir.clone()).collect();
         if inodes.is_empty() && parents.is_empty() && dirs.is_empty() {
             return;
         }
@@ -333,8 +333,7 @@ impl Cache {
                 false => known.outside_born.remove(&ino),
             };
         }
-        known.parents.extend(parents.iter().map(|(ino, _)| **ino));
-        let dirs = dirs.into_iter().map(|(dir, _)| dir.clone());
+        known.parents.extend(parents);
         known.whiteout_dirs.extend(dirs);
     }
 
@@ -364,6 +363,11 @@ impl Cache {
             }
         }
     }
+}
+
+/// Whether any of these changes is no deletion.
+fn adds<V>(changes: &Map<Name, Option<V>>) -> bool {
+    changes.values().any(Option::is_some)
 }
 
 /// Whoever looks for a lock again and again, before it sleeps, finds it free. Woken from

@@ -6,8 +6,8 @@
 //! a condition variable without waking.
 
 use std::cell::Cell;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use agentfs_core::StorageError;
@@ -64,6 +64,8 @@ pub(crate) struct Mailbox {
     /// From the committer: a batch has ended, well or badly.
     pub(crate) batch_ended: Condvar,
     pub(crate) progress: Mutex<Progress>,
+    /// The committer, as gettid(2) names it.
+    thread: OnceLock<i32>,
 }
 
 /// When the last sync began, and whether it came closely after another.
@@ -180,6 +182,11 @@ impl Mailbox {
         self.work.notify_one();
     }
 
+    /// The committer, once it has begun.
+    pub(crate) fn committer_thread(&self) -> Option<i32> {
+        self.thread.get().copied()
+    }
+
     pub(crate) fn stop(&self) {
         self.letters.lock().stop = true;
         self.work.notify_one();
@@ -218,6 +225,9 @@ struct Turn {
 
 /// Runs until told to stop and nothing is left to write, or writing it failed.
 pub(crate) fn run(shared: &Shared) {
+    let own = rustix::thread::gettid().as_raw_pid();
+    // Nobody else sets it.
+    let _ = shared.mailbox.thread.set(own);
     std::thread::scope(|scope| run_with(shared, Folding::new(scope, shared)));
 }
 

@@ -8,8 +8,8 @@
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize};
-use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use agentfs_core::storage::{ReadTxn, SyncDone, WriteTxn};
@@ -69,7 +69,6 @@ pub struct Database {
 struct Handle {
     shared: Arc<Shared>,
     committer: Mutex<Option<JoinHandle<()>>>,
-    committer_id: Arc<OnceLock<i32>>,
 }
 
 /// One volume of a [`Database`]: what core's overlay keeps its upper layer in.
@@ -116,20 +115,14 @@ impl Database {
             _registration: registration,
         });
         let for_thread = Arc::clone(&shared);
-        let committer_id = Arc::new(OnceLock::new());
-        let own_id = Arc::clone(&committer_id);
         let committer = std::thread::Builder::new()
             .name("afs-committer".into())
-            .spawn(move || {
-                let _ = own_id.set(rustix::thread::gettid().as_raw_pid());
-                committer::run(&for_thread);
-            })
+            .spawn(move || committer::run(&for_thread))
             .map_err(|e| OpenError::from_io(path, &e))?;
         Ok(Self {
             handle: Arc::new(Handle {
                 shared,
                 committer: Mutex::new(Some(committer)),
-                committer_id,
             }),
         })
     }
@@ -138,7 +131,7 @@ impl Database {
     /// places threads on processors. `None` for a moment after opening.
     #[must_use]
     pub fn committer_thread(&self) -> Option<i32> {
-        self.handle.committer_id.get().copied()
+        self.shared().mailbox.committer_thread()
     }
 
     /// The storage of one volume.

@@ -16,6 +16,7 @@
 
 pub mod base;
 pub mod contract;
+pub mod dice;
 pub mod driver;
 pub mod faults;
 pub mod model;

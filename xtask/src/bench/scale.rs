@@ -30,8 +30,8 @@ const REST: Duration = Duration::from_secs(10);
 const BEFORE_REST: Duration = Duration::from_secs(9);
 const TERMINALS: usize = 8;
 /// What the bare server's figures do not say by themselves.
-const TERMINALS_NOTE: &str = "\nTerminals: in the column *requests alone* the server keeps all in memory, and it and all \
-     terminals are on one processor, so that no interrupt is sent.\n";
+const TERMINALS_NOTE: &str = "terminals: in the column *requests alone* the server keeps all in memory, and it and all \
+     terminals are on one processor, so that no interrupt is sent";
 /// What the cold figures do not say by themselves.
 const COLD_NOTE: &str = "\nCold: the kernel's caches were dropped, the server's memory was not. It holds the contents \
      of the 10,000 files but not of all 1,000,000, so that *read cold* compares memory with the \
@@ -90,12 +90,15 @@ pub(super) fn run(root: &Path, args: &ScaleArgs) -> anyhow::Result<()> {
     let worker = target::install_worker(&common.work)?;
     let inputs = inputs::prepare(&common.work, &Scale::QUICK, true)?;
     let with_bare = host::is_root() && host::has_program("taskset");
-    let (mut targets, notes) = target::all(root, common, &[], with_bare)?;
+    let (mut targets, mut notes) = target::all(root, common, &[], with_bare)?;
     targets.retain(|target| {
         let named = args.targets.iter().any(|text| target.name.contains(text));
         let by_default = target.is_disk() || target.is_bare() || target.is_ours();
         named || args.targets.is_empty() && by_default
     });
+    if targets.iter().any(Target::is_bare) {
+        notes.push(TERMINALS_NOTE.to_owned());
+    }
     let mut report = Report {
         date: said_by("date", &["-u", "+%F"]),
         machine: host::machine(),
@@ -316,7 +319,6 @@ fn table(report: &Report) -> String {
     text.push('\n');
     text.push_str(&report::aligned(&growth_table(report)));
     text.push_str(COLD_NOTE);
-    text.push_str(TERMINALS_NOTE);
     text
 }
 

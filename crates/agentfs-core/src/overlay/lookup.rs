@@ -94,31 +94,31 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
         if gone.is_empty() {
             return;
         }
-        let mut lists = None;
+        let (mut gone_for_good, mut orphans) = (Vec::new(), Vec::new());
         for (ino, node) in &gone {
             self.files.lock().remove(*ino);
             if node.lower.is_some() {
                 self.seen.forget(*ino);
             }
-            if node.linkage != Linkage::Linked {
-                lists.get_or_insert_with(|| self.lists.lock()).remove(*ino);
+            if node.linkage == Linkage::Linked {
+                continue;
+            }
+            self.lists.lock().remove(*ino);
+            // One that has been removed stays so, and its number is never given again.
+            match node.linkage == Linkage::Removed && ino.is_born() {
+                true => gone_for_good.push(*ino),
+                false => orphans.push(*ino),
             }
         }
-        drop(lists);
-        let orphans = gone
-            .iter()
-            .filter(|(_, node)| node.linkage != Linkage::Linked);
-        // One that has been removed stays so, and its number is never given again.
-        let (gone_for_good, others): (Vec<_>, Vec<_>) =
-            orphans.partition(|(ino, node)| ino.is_born() && node.linkage == Linkage::Removed);
-        let inos = |nodes: Vec<&(Ino, Node)>| nodes.iter().map(|(ino, _)| *ino).collect::<Vec<_>>();
         if !gone_for_good.is_empty() {
-            let discarded = self.storage.discard(&inos(gone_for_good));
+            // A change of theirs that was under way has ended then.
+            let _namespace = self.namespace.read();
+            let discarded = self.storage.discard(&gone_for_good);
             left_behind(discarded.map_err(FsError::from));
         }
-        if !others.is_empty() {
+        if !orphans.is_empty() {
             let _namespace = self.namespace.write();
-            self.remove_orphans(&inos(others));
+            self.remove_orphans(&orphans);
         }
     }
 
@@ -192,7 +192,7 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
         let moment = self.seen.moment();
         match self.inode(txn, ino)? {
             Inode::Upper(row) => Ok(upper_attr(ino, &row)),
-            Inode::Lower { attr, .. } if self.node(ino)?.linkage == Linkage::Removed => Ok(Attr {
+            Inode::Lower { attr, .. } if self.is_removed(ino) => Ok(Attr {
                 nlink: 0,
                 ..lower_attr(ino, &attr)
             }),

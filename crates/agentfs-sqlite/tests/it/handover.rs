@@ -4,11 +4,12 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use agentfs_core::storage::{InodeRow, MemoryStorage, ReadTxn, Storage, WriteTxn};
+use agentfs_core::storage::{MemoryStorage, ReadTxn, Storage, WriteTxn};
 use agentfs_core::{FileKind, Ino, LowerPath, Name, StorageError, Timestamp};
 use agentfs_sqlite::{SqliteStorage, Volume};
+use agentfs_testkit::dice::Dice;
 
-use crate::kit::{Dir, make_root};
+use crate::kit::{Dir, inode, lower, make_root, name};
 
 const THREADS: u64 = 3;
 const CHANGES: u64 = 4_000;
@@ -16,60 +17,38 @@ const INOS: u64 = 8;
 const CHUNKS: u64 = 4;
 const NAMES: u64 = 12;
 
-struct Dice(u64);
+fn some_name(dice: &mut Dice, thread: u64) -> Name {
+    name(format!("{thread}-{}", dice.roll(NAMES)))
+}
 
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % sides
+/// One of the thread's own: half of them as if copied up.
+fn some_ino(dice: &mut Dice, thread: u64) -> Ino {
+    let own = thread * INOS + dice.roll(INOS);
+    match own % 2 {
+        0 => Ino(100 + own),
+        _ => Ino(Ino::FIRST_UPPER.0 + 100 + own),
     }
+}
 
-    fn name(&mut self, thread: u64) -> Name {
-        Name::new(format!("{thread}-{}", self.roll(NAMES)).as_bytes()).unwrap()
-    }
-
-    /// One of the thread's own: half of them as if copied up.
-    fn ino(&mut self, thread: u64) -> Ino {
-        let own = thread * INOS + self.roll(INOS);
-        match own % 2 {
-            0 => Ino(100 + own),
-            _ => Ino(Ino::FIRST_UPPER.0 + 100 + own),
-        }
+/// The root, which all share, or a directory of the thread's own.
+fn some_parent(dice: &mut Dice, thread: u64) -> Ino {
+    match dice.roll(2) {
+        0 => Ino::ROOT,
+        _ => some_ino(dice, thread),
     }
 }
 
 fn lower_dir(thread: u64) -> LowerPath {
-    LowerPath::parse(format!("dir-{thread}").as_bytes()).unwrap()
-}
-
-fn row(tag: u64) -> InodeRow {
-    let time = Timestamp::new(i64::try_from(tag).unwrap(), 5);
-    InodeRow {
-        kind: FileKind::Regular,
-        perm: 0o644,
-        nlink: 1,
-        uid: 1,
-        gid: 2,
-        rdev: 0,
-        size: tag,
-        atime: time,
-        mtime: time,
-        ctime: time,
-        origin: None,
-    }
+    lower(&format!("dir-{thread}"))
 }
 
 /// One change by a thread to what is its own, the same for the same dice.
 fn change(txn: &mut dyn WriteTxn, thread: u64, dice: &mut Dice) -> Result<(), StorageError> {
-    let (ino, tag) = (dice.ino(thread), dice.roll(1_000));
-    let parent = match dice.roll(2) {
-        0 => Ino::ROOT,
-        _ => dice.ino(thread),
-    };
+    let (ino, tag) = (some_ino(dice, thread), dice.roll(1_000));
+    let tag = u32::try_from(tag).unwrap();
+    let parent = some_parent(dice, thread);
     match dice.roll(9) {
-        0 | 1 => txn.put_inode(ino, &row(tag)),
+        0 | 1 => txn.put_inode(ino, &inode(FileKind::Regular, tag)),
         2 => {
             let mut names = Vec::new();
             txn.dentries(ino, &mut |name, _| names.push(name))?;
@@ -78,11 +57,17 @@ fn change(txn: &mut dyn WriteTxn, thread: u64, dice: &mut Dice) -> Result<(), St
             }
             txn.delete_inode(ino)
         }
-        3 | 4 if txn.inode(parent)?.is_some() => txn.put_dentry(parent, &dice.name(thread), ino),
-        5 => txn.delete_dentry(parent, &dice.name(thread)),
+        3 | 4 if txn.inode(parent)?.is_some() => {
+            txn.put_dentry(parent, &some_name(dice, thread), ino)
+        }
+        5 => txn.delete_dentry(parent, &some_name(dice, thread)),
         6 => match dice.roll(2) {
-            0 => txn.put_whiteout(&lower_dir(thread), &dice.name(thread), Timestamp::new(1, 0)),
-            _ => txn.delete_whiteout(&lower_dir(thread), &dice.name(thread)),
+            0 => txn.put_whiteout(
+                &lower_dir(thread),
+                &some_name(dice, thread),
+                Timestamp::new(1, 0),
+            ),
+            _ => txn.delete_whiteout(&lower_dir(thread), &some_name(dice, thread)),
         },
         7 if txn.inode(ino)?.is_some() => {
             let (index, byte) = (dice.roll(CHUNKS), tag.to_le_bytes()[0]);
@@ -101,12 +86,9 @@ fn change(txn: &mut dyn WriteTxn, thread: u64, dice: &mut Dice) -> Result<(), St
 
 /// What a thread can see of its own, or of another's.
 fn view(txn: &dyn ReadTxn, thread: u64, dice: &mut Dice) -> Result<String, StorageError> {
-    let ino = dice.ino(thread);
-    let parent = match dice.roll(2) {
-        0 => Ino::ROOT,
-        _ => dice.ino(thread),
-    };
-    let name = dice.name(thread);
+    let ino = some_ino(dice, thread);
+    let parent = some_parent(dice, thread);
+    let name = some_name(dice, thread);
     let own = format!("{thread}-");
     let mut listed = Vec::new();
     if dice.roll(4) == 0 {
@@ -132,9 +114,10 @@ fn work(storage: &SqliteStorage, model: &MemoryStorage, thread: u64, done: &Atom
     let mut dice = Dice(0x9e37_79b9 + thread);
     for step in 0..CHANGES {
         let seed = dice.roll(u64::MAX) | 1;
-        let seen = |result: Result<(), StorageError>| result.unwrap();
-        seen(storage.write(|txn| change(txn, thread, &mut Dice(seed))));
-        seen(model.write(|txn| change(txn, thread, &mut Dice(seed))));
+        let changed = storage.write(|txn| change(txn, thread, &mut Dice(seed)));
+        changed.unwrap();
+        let changed = model.write(|txn| change(txn, thread, &mut Dice(seed)));
+        changed.unwrap();
         for _ in 0..3 {
             let seed = dice.roll(u64::MAX) | 1;
             let real = storage.read(|txn| view(txn, thread, &mut Dice(seed)));
@@ -203,21 +186,19 @@ fn nobody_sees_a_batch_go_to_the_caches() {
 fn what_was_read_before_a_commit_is_not_kept_after_it() {
     const DIRS: u64 = 40;
     let dirs = || (0..DIRS).map(|number| Ino(Ino::FIRST_UPPER.0 + 1_000 + number));
-    let (changed, other) = (Name::new(b"changed").unwrap(), Name::new(b"other").unwrap());
+    let (changed, other) = (name("changed"), name("other"));
     let (before, after) = (Ino(5), Ino(6));
     let dir = Dir::new();
     let database = dir.open();
     let storage = database.volume(Volume::View);
     make_root(&storage);
-    let made = storage.write(|txn| {
+    let made = storage.write::<_, StorageError>(|txn| {
         dirs().try_for_each(|dir| {
-            let kind = FileKind::Directory;
-            txn.put_inode(dir, &InodeRow { kind, ..row(1) })?;
+            txn.put_inode(dir, &inode(FileKind::Directory, 1))?;
             txn.put_dentry(dir, &changed, before)?;
             txn.put_dentry(dir, &other, before)
         })
     });
-    let made: Result<(), StorageError> = made;
     made.unwrap();
     database.close().unwrap();
     drop((storage, database));
@@ -226,26 +207,24 @@ fn what_was_read_before_a_commit_is_not_kept_after_it() {
     let storage = dir.open().volume(Volume::View);
     let large = || vec![7; storage.chunk_size_bytes() as usize].into();
     for dir in dirs() {
-        let put = storage.write(|txn| {
+        let put = storage.write::<_, StorageError>(|txn| {
             txn.put_dentry(dir, &changed, after)?;
             (0..64).try_for_each(|index| txn.put_chunk(dir, index, large()))
         });
-        let put: Result<(), StorageError> = put;
         put.unwrap();
         std::thread::scope(|scope| {
             let sync = scope.spawn(|| storage.sync());
             std::thread::sleep(Duration::from_micros(500));
-            let looked = storage.read(|txn| {
+            let looked = storage.read::<_, StorageError>(|txn| {
                 // Asks SQLite, which shows the same state from now on.
                 txn.symlink(before)?;
                 std::thread::sleep(Duration::from_millis(10));
                 txn.dentry(dir, &other)
             });
-            let looked: Result<_, StorageError> = looked;
             assert_eq!(looked.unwrap(), Some(before));
             sync.join().unwrap().unwrap();
         });
-        let found: Result<_, StorageError> = storage.read(|txn| txn.dentry(dir, &changed));
+        let found = storage.read::<_, StorageError>(|txn| txn.dentry(dir, &changed));
         assert_eq!(found.unwrap(), Some(after), "{dir}");
     }
 }

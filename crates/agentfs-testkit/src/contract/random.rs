@@ -7,22 +7,13 @@ use agentfs_core::types::{FileKind, Ino, LowerPath, Name, Timestamp};
 
 use super::Dump;
 use super::storage::{StorageBench, call, name, path, row};
+use crate::dice::Dice;
 
 const ROUNDS: u32 = 12;
 const TRANSACTIONS: u32 = 25;
 const CHUNK: u32 = 512;
 
-/// A small generator: the suite has to be the same every time.
-struct Dice(u64);
-
 impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % sides
-    }
-
     fn name(&mut self) -> Name {
         name(&[b"a\xff"[self.roll(2) as usize], b'0' + self.roll(6) as u8])
     }

@@ -8,7 +8,9 @@
 //! answering thread is kept on the program's own, and the others stand by: of
 //! several that wait the kernel wakes the one that waited longest, wherever it is.
 //! What else the server has to do is kept on the other: left to itself the scheduler,
-//! which sees two busy processors, lets it compete with the pair.
+//! which sees two busy processors, lets it compete with the pair. After a rest a single
+//! request begins a burst: those that follow it, and the disk's answers, would wait for
+//! processors that sleep deeply.
 //!
 //! Only on machines with exactly two processors: with more, more than one would
 //! have to be occupied. Must never hold up a request, touch a program's own
@@ -44,6 +46,8 @@ const APART: Duration = Duration::from_millis(5);
 /// Who moves so many bytes in one request is longer at copying them than at waking,
 /// and both sides copy at once on a processor each.
 const BULK_BYTES: usize = 64 * 1024;
+/// With nothing asked for so long, processors and disk have gone to sleep.
+const RESTED_AFTER: Duration = Duration::from_millis(100);
 /// Rounds of the idle loop between two looks: a few microseconds.
 const IDLE_ROUNDS: usize = 64;
 
@@ -94,6 +98,8 @@ struct Shared {
     standing_by: Mutex<()>,
     parted: Condvar,
     active: AtomicBool,
+    /// Nothing was asked for [`RESTED_AFTER`]: the next request begins a burst by itself.
+    rested: AtomicBool,
     ended: AtomicBool,
     began: Instant,
     last_stride_nanos: AtomicU64,
@@ -125,6 +131,7 @@ impl Pairing {
             standing_by: Mutex::new(()),
             parted: Condvar::new(),
             active: AtomicBool::new(false),
+            rested: AtomicBool::new(true),
             ended: AtomicBool::new(false),
             began: Instant::now(),
             last_stride_nanos: AtomicU64::new(0),
@@ -172,15 +179,22 @@ impl Pairing {
         }
         let shared = &*self.shared;
         let count = shared.asked.note(client, Answering::own(mount).pack());
-        if count.is_multiple_of(BURST_REQUESTS) && !shared.active.load(Ordering::Relaxed) {
+        if shared.rested.load(Ordering::Relaxed) {
+            shared.rested.store(false, Ordering::Relaxed);
+            self.begin_burst();
+        } else if count.is_multiple_of(BURST_REQUESTS) && !shared.active.load(Ordering::Relaxed) {
             let now = u64::try_from(shared.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
             let before = shared.last_stride_nanos.swap(now, Ordering::Relaxed);
             if Duration::from_nanos(now.saturating_sub(before)) < BURST_WITHIN {
-                shared.active.store(true, Ordering::Release);
-                if let Some(companion) = &self.companion {
-                    companion.thread().unpark();
-                }
+                self.begin_burst();
             }
+        }
+    }
+
+    fn begin_burst(&self) {
+        self.shared.active.store(true, Ordering::Release);
+        if let Some(companion) = &self.companion {
+            companion.thread().unpark();
         }
     }
 
@@ -238,7 +252,7 @@ fn accompany(shared: &Shared) {
     }
     while !shared.ended.load(Ordering::Acquire) {
         if !shared.active.load(Ordering::Acquire) {
-            std::thread::park();
+            rest(shared);
             continue;
         }
         if let Some(cpus) = two_processors() {
@@ -254,6 +268,21 @@ fn accompany(shared: &Shared) {
             }
         }
         shared.active.store(false, Ordering::Release);
+    }
+}
+
+/// Sleeps until something may have happened.
+fn rest(shared: &Shared) {
+    if shared.rested.load(Ordering::Relaxed) {
+        std::thread::park();
+        return;
+    }
+    let (before, since) = (shared.asked.requests(), Instant::now());
+    std::thread::park_timeout(RESTED_AFTER);
+    // It may have been woken, or not have slept: a burst that was begun earlier counts.
+    let has_slept = since.elapsed() >= RESTED_AFTER;
+    if has_slept && shared.asked.requests() == before {
+        shared.rested.store(true, Ordering::Relaxed);
     }
 }
 
@@ -471,6 +500,38 @@ mod tests {
         while !pairing.shared.active.load(Ordering::Relaxed) {
             pairing.requested(mount, own_tid(), BULK_BYTES - 1);
             assert!(Instant::now() < until, "small ones do");
+        }
+    }
+
+    /// One request alone, where there was a rest before; what follows it soon does not.
+    #[test]
+    fn the_first_request_after_a_rest_begins_a_burst() {
+        let Some(pairing) = Pairing::start() else {
+            return;
+        };
+        let mount = pairing.add_mount();
+        let until = Instant::now() + Duration::from_secs(20);
+        let wait_for = |what: &dyn Fn(&Shared) -> bool| {
+            while !what(&pairing.shared) {
+                std::thread::sleep(Duration::from_millis(1));
+                assert!(Instant::now() < until);
+            }
+        };
+        let is_active = |shared: &Shared| shared.active.load(Ordering::Relaxed);
+        let is_rested = |shared: &Shared| shared.rested.load(Ordering::Relaxed);
+        for _ in 0..2 {
+            assert!(is_rested(&pairing.shared));
+            let asked_at = Instant::now();
+            pairing.requested(mount, own_tid(), 0);
+            let began = is_active(&pairing.shared);
+            assert!(began || asked_at.elapsed() > QUIET);
+            wait_for(&|shared| !is_active(shared));
+
+            let asked_at = Instant::now();
+            pairing.requested(mount, own_tid(), 0);
+            let began = is_active(&pairing.shared);
+            assert!(!began || asked_at.elapsed() > RESTED_AFTER, "no rest");
+            wait_for(&is_rested);
         }
     }
 

@@ -16,7 +16,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::apply::{self, Context, Outcome};
 use crate::database::Volume;
-use crate::folding::Folding;
+use crate::folding::{self, Folding};
 use crate::gate::Purpose;
 use crate::pending::Delta;
 use crate::shared::Shared;
@@ -96,8 +96,8 @@ struct Letters {
     due: Option<Instant>,
     waiters: Vec<Waiter>,
     check_external: bool,
-    /// A fold beside the committer has ended.
-    folded: bool,
+    /// A fold beside the committer has ended, or one is due.
+    look_at_wal: bool,
     stop: bool,
 }
 
@@ -176,9 +176,9 @@ impl Mailbox {
         self.work.notify_one();
     }
 
-    /// Says that a fold beside the committer has ended.
-    pub(crate) fn folded(&self) {
-        self.letters.lock().folded = true;
+    /// Says that a fold beside the committer has ended, or that one is due.
+    pub(crate) fn look_at_wal(&self) {
+        self.letters.lock().look_at_wal = true;
         self.work.notify_one();
     }
 
@@ -206,8 +206,13 @@ pub(crate) fn sync(shared: &Shared, done: SyncDone) {
         }
         if written.is_ok() {
             let synced = wal::sync(shared);
+            let is_full = turn.go_on() && folding::is_ring_full(shared);
             drop(turn);
-            return done(synced);
+            done(synced);
+            if is_full {
+                shared.mailbox.look_at_wal();
+            }
+            return;
         }
     }
     shared.mailbox.sync(done);
@@ -308,12 +313,12 @@ fn next_turn(mailbox: &Mailbox, idle_at: Option<Instant>) -> Turn {
         let retrying = mailbox.progress.lock().failure.is_some();
         let urgent = letters.stop
             || letters.check_external
-            || letters.folded
+            || letters.look_at_wal
             || (!letters.waiters.is_empty() && !retrying)
             || letters.due.is_some_and(|due| due <= now);
         if urgent {
             letters.due = None;
-            letters.folded = false;
+            letters.look_at_wal = false;
             return Turn {
                 waiters: std::mem::take(&mut letters.waiters),
                 check_external: std::mem::take(&mut letters.check_external),

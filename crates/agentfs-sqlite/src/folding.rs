@@ -22,7 +22,7 @@ use crate::wal::{self, Fill};
 
 /// While syncs follow one another, a `-wal` in use this far, but not large, is folded
 /// and begun anew.
-const RING_BYTES: u64 = 4 << 20;
+const RING_BYTES: u64 = 2 << 20;
 /// No more than this is folded between two batches.
 const LITTLE_BYTES: u64 = 8 << 20;
 /// A `-wal` this large is folded and shortened once nothing has been written for
@@ -130,7 +130,7 @@ impl<'scope, 'env> Folding<'scope, 'env> {
             .spawn_scoped(self.scope, move || {
                 let got_on = report(beside(shared)).unwrap_or(false);
                 ended.store(true, Ordering::Release);
-                shared.mailbox.folded();
+                shared.mailbox.look_at_wal();
                 got_on
             });
         match thread {
@@ -166,6 +166,13 @@ fn doubted<T>(shared: &Shared, folded: Result<T, StorageError>) -> Result<T, Sto
         shared.gate.doubt();
     }
     folded
+}
+
+/// Whether the committer should be woken to fold, while syncs follow one another. Not
+/// where it has just done so and somebody who reads keeps the `-wal` from beginning anew.
+pub(crate) fn is_ring_full(shared: &Shared) -> bool {
+    let fill = wal::fill(&shared.gate);
+    is_ring(&fill) && fill.unfolded_bytes >= RING_BYTES && !shared.mailbox.folding.is_locked()
 }
 
 fn is_ring(fill: &Fill) -> bool {

@@ -22,7 +22,9 @@ use crate::sys;
 /// Zeros are written when less room than this is left.
 const LOW_BYTES: u64 = 256 << 10;
 /// How many are written then.
-const STEP_BYTES: usize = 1 << 20;
+const STEP_BYTES: u64 = 1 << 20;
+/// They come from memory that is there: of memory just asked for, every page is a fault.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 /// SQLite's "WAL-mode File Format": the header of the `-wal`, and of a frame, and where
 /// in each the salt and, right behind it, the checksum lie.
 pub(super) const HEADER_BYTES: usize = 32;
@@ -50,7 +52,12 @@ pub(super) fn keep(wal: &File, shm: &File) -> io::Result<()> {
     let size = stamp::size_bytes(wal)?;
     match used_bytes(shm)? {
         Some(end) if end <= size && size - end < LOW_BYTES => {
-            wal.write_all_at(&vec![0; STEP_BYTES], size)
+            let mut at = size;
+            while at < size + STEP_BYTES {
+                wal.write_all_at(&ZEROS, at)?;
+                at += ZEROS.len() as u64;
+            }
+            Ok(())
         }
         _ => Ok(()),
     }
@@ -60,7 +67,7 @@ pub(super) fn keep(wal: &File, shm: &File) -> io::Result<()> {
 /// no great part to it. One that is folded is begun anew: all of it is room.
 pub(super) fn is_low(fill: &Fill) -> bool {
     let room = fill.size_bytes.saturating_sub(fill.used_bytes);
-    fill.unfolded_bytes > 0 && fill.used_bytes >= STEP_BYTES as u64 && room < LOW_BYTES
+    fill.unfolded_bytes > 0 && fill.used_bytes >= STEP_BYTES && room < LOW_BYTES
 }
 
 /// Has the kernel read what the next batch is written over: frames begin on no boundary

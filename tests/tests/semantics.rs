@@ -305,6 +305,23 @@ fn a_whole_copy_no_longer_needs_the_base() {
     assert_eq!(view.read("README"), b"Read me\n");
 }
 
+/// Only a growth may be told to a kernel that has a file of the base open: anything
+/// else could be put over what a program writes into it meanwhile.
+#[test]
+fn a_growth_of_a_base_file_is_told_once() {
+    let base = project();
+    let view = View::over(&base);
+    let ino = view.ino("README");
+    let told = |size| view.overlay.tell_growth(ino, size);
+    assert!(!told(8), "as long as when it was looked up");
+    assert!(told(9));
+    assert!(!told(9), "it has been told");
+    assert!(!told(3), "shorter");
+    // Looked up again while it is held: whoever holds it goes by what it was told first.
+    view.overlay.lookup(Ino::ROOT, &name("README")).unwrap();
+    assert!(!told(9) && told(10));
+}
+
 #[test]
 fn base_changes_show_while_unchanged() {
     let base = project();

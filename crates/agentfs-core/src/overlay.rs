@@ -40,7 +40,7 @@ use crate::storage::{InodeRow, Storage, SyncDone};
 use crate::types::{Clock, FileKind, FsStats, Ino, LowerPath, Name, Owner};
 
 use file::OpenFiles;
-use inode_table::{InodeTable, LowerDir};
+use inode_table::{InodeTable, LowerDir, Size56};
 use readdir::Lists;
 use seen::Seen;
 
@@ -169,6 +169,21 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
     /// Those of the storage.
     pub fn is_upper(&self, ino: Ino) -> Result<bool, FsError> {
         Ok(self.storage.read(|txn| txn.inode(ino))?.is_some())
+    }
+
+    /// Whether a file of the lower layer, now of `size_bytes`, is longer than was told with
+    /// the first reference taken on it, or by this method since: a kernel that caches writes
+    /// holds on to that size. From now on `size_bytes` has been told, if it is longer.
+    pub fn tell_growth(&self, ino: Ino, size_bytes: u64) -> bool {
+        let mut table = self.table.lock();
+        let Some(lower) = table.get_mut(ino).and_then(|node| node.lower.as_mut()) else {
+            return false;
+        };
+        let has_grown = size_bytes > lower.told_size.bytes();
+        if has_grown {
+            lower.told_size = Size56::new(size_bytes);
+        }
+        has_grown
     }
 
     /// Whether an inode is referenced, but has lost its last name for good.

@@ -272,9 +272,10 @@ impl<S: Storage, L: LowerLayer> NotifyThread<S, L> {
     /// from nobody but itself as long as it knows the inode. Dropping the last
     /// entry that leads to it makes it forget the inode, unless a program has
     /// the file open: then at least a growth is told, by handing over the last
-    /// byte. Not of a file that has been changed here (after what was dirty has been
-    /// written back): between reading that byte and handing it over a program may
-    /// write another, which would be lost.
+    /// byte. Nothing else may be handed over, and nothing of a file that has been changed
+    /// here (after what was dirty has been written back): between reading that byte and
+    /// handing it over a program may write another, which would be lost. Beyond the end
+    /// that it knows only one that appends meanwhile can.
     fn refresh(&self, ino: Ino) {
         if !self.device.invalidate_inode(ino) || self.overlay.is_upper(ino).unwrap_or(true) {
             return;
@@ -282,7 +283,7 @@ impl<S: Storage, L: LowerLayer> NotifyThread<S, L> {
         let Ok(attr) = self.overlay.getattr(ino) else {
             return;
         };
-        if attr.kind != FileKind::Regular || attr.size == 0 {
+        if attr.kind != FileKind::Regular || !self.overlay.tell_growth(ino, attr.size) {
             return;
         }
         let last = attr.size - 1;

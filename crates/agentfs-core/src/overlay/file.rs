@@ -10,6 +10,7 @@ use std::sync::Arc;
 use lru::LruCache;
 
 use super::data::usize_of;
+use super::inode_table::LowerNode;
 use super::lookup::Inode;
 use super::request::{Fallocate, SeekWhence, Times};
 use super::{Overlay, merge};
@@ -218,7 +219,7 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
             return Ok(Arc::clone(file));
         }
         let node = self.node(ino)?;
-        let (id, kind) = node.lower.as_deref().copied().ok_or(FsError::StaleInode)?;
+        let LowerNode { id, kind, .. } = *node.lower.as_deref().ok_or(FsError::StaleInode)?;
         require_regular(kind)?;
         let path = self.lower_path_of(txn, ino, &node)?;
         let file = self.open_file(ino, &path)?;

@@ -41,6 +41,32 @@ pub(crate) enum Linkage {
     Tmpfile,
 }
 
+/// A size in bytes, in seven of them: what is beyond counts as the largest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size56([u8; 7]);
+
+impl Size56 {
+    pub(crate) fn new(bytes: u64) -> Self {
+        let [rest @ .., _] = bytes.min((1 << 56) - 1).to_le_bytes();
+        Self(rest)
+    }
+
+    pub(crate) fn bytes(self) -> u64 {
+        let [a, b, c, d, e, f, g] = self.0;
+        u64::from_le_bytes([a, b, c, d, e, f, g, 0])
+    }
+}
+
+/// What is remembered of an inode found in the lower layer while it is referenced.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LowerNode {
+    pub(crate) id: LowerId,
+    pub(crate) kind: FileKind,
+    /// The size that whoever holds the references was told with the first one, or of a
+    /// growth since.
+    pub(crate) told_size: Size56,
+}
+
 /// One referenced inode.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Node {
@@ -52,7 +78,7 @@ pub(crate) struct Node {
     /// up; `None` for the root and where no name is known.
     pub(crate) place: Option<(Ino, Name)>,
     /// Identity in the lower layer, for an inode found there.
-    pub(crate) lower: Option<Box<(LowerId, FileKind)>>,
+    pub(crate) lower: Option<Box<LowerNode>>,
     /// For a directory: what shows through it.
     pub(crate) lower_dir: LowerDir,
     /// Lower path of a removed inode that is not copied up, and when it was
@@ -338,6 +364,15 @@ mod tests {
 
     fn name(text: &str) -> Name {
         Name::new(text.as_bytes()).expect("a name")
+    }
+
+    #[test]
+    fn a_size_takes_no_room_and_is_never_taken_for_a_larger() {
+        assert_eq!(size_of::<LowerNode>(), size_of::<LowerId>() + 8);
+        for bytes in [0, 1, 255, 1 << 40, (1 << 56) - 1] {
+            assert_eq!(Size56::new(bytes).bytes(), bytes);
+        }
+        assert_eq!(Size56::new(u64::MAX).bytes(), (1 << 56) - 1);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! the references that callers hold. Must never write to the storage, but for
 //! removing what the last reference kept alive.
 
-use super::inode_table::{Linkage, LowerDir, Node};
+use super::inode_table::{Linkage, LowerDir, LowerNode, Node, Size56};
 use super::seen::Moment;
 use super::{Overlay, corrupt, fresh_root, merge};
 use crate::error::FsError;
@@ -181,7 +181,7 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
         let node = table.get(ino).ok_or(FsError::StaleInode)?;
         Ok(match (&node.lower, &node.place, node.linkage) {
             (Some(lower), Some((dir, _)), Linkage::Linked) => Some(Named {
-                lower: **lower,
+                lower: (lower.id, lower.kind),
                 dir: *dir,
             }),
             _ => None,
@@ -239,7 +239,15 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
         let mut table = self.table.lock();
         let node = table.reference(child.ino());
         if let Child::Lower { ino, path, attr } = child {
-            node.lower = Some(Box::new((attr.id, attr.kind)));
+            let told_size = match &node.lower {
+                Some(known) if node.refs > 1 => known.told_size,
+                _ => Size56::new(attr.size),
+            };
+            node.lower = Some(Box::new(LowerNode {
+                id: attr.id,
+                kind: attr.kind,
+                told_size,
+            }));
             if attr.kind.is_dir() {
                 node.lower_dir = LowerDir::At(path.clone());
             }
@@ -303,7 +311,8 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
                     let table = self.table.lock();
                     let free = table.get(ino).is_none_or(|node| {
                         node.linkage == Linkage::Linked
-                            && (node.lower.as_ref()).is_none_or(|has| **has == (attr.id, attr.kind))
+                            && (node.lower.as_ref())
+                                .is_none_or(|has| (has.id, has.kind) == (attr.id, attr.kind))
                     });
                     if free {
                         return Ok((ino, None));
@@ -324,7 +333,7 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
             // Opened for reading, before anybody has opened it for writing.
             return Ok(Inode::Upper(fresh_root(&self.lower, &self.config)?));
         }
-        let (id, kind) = node.lower.as_deref().copied().ok_or(FsError::StaleInode)?;
+        let LowerNode { id, kind, .. } = *node.lower.as_deref().ok_or(FsError::StaleInode)?;
         let path = self.lower_path_of(txn, ino, &node)?;
         match self.lower.stat(&path)? {
             Some(mut attr) if attr.id == id && attr.kind == kind => {
@@ -406,7 +415,7 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
         let (lower_kind, linkage) = {
             let table = self.table.lock();
             let node = table.get(ino).ok_or(FsError::StaleInode)?;
-            (node.lower.as_ref().map(|lower| lower.1), node.linkage)
+            (node.lower.as_ref().map(|lower| lower.kind), node.linkage)
         };
         // The kind never changes, so the lower's answer saves asking the storage.
         let kind = match lower_kind {

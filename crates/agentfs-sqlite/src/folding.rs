@@ -22,7 +22,7 @@ use crate::wal::{self, Fill};
 
 /// While syncs follow one another, a `-wal` in use this far, but not large, is folded
 /// and begun anew.
-const RING_BYTES: u64 = 2 << 20;
+const RING_BYTES: u64 = 4 << 20;
 /// No more than this is folded between two batches.
 const LITTLE_BYTES: u64 = 8 << 20;
 /// A `-wal` this large is folded and shortened once nothing has been written for

@@ -25,10 +25,9 @@ fn under(world: &World, limit: &str, script: &str) -> Finished {
 fn a_database_that_may_not_grow_is_told_as_a_full_disk() {
     as_everyone(|world| {
         let script = "i=0; echo kept > kept; sync kept
-while [ $i -lt 100 ] && head -c 50000 /dev/urandom > f$i && sync f$i; do i=$((i+1)); done 2>said
+while [ $i -lt 100 ] && head -c 100000 /dev/urandom > f$i && sync f$i; do i=$((i+1)); done 2>said
 cat said; cat kept; rm f0; echo $i";
-        // Less than the `-wal` is folded at: the database still has room at the end.
-        let done = under(world, "--fsize=2000000", script).ok();
+        let done = under(world, "--fsize=4000000", script).ok();
         let out = done.out();
         assert!(out.contains("No space left on device"), "{done}");
         assert!(out.contains("\nkept\n"), "the server goes on: {done}");

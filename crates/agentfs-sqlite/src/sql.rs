@@ -6,6 +6,13 @@
 
 use crate::database::Volume;
 
+/// So many rows from the beginning of a table are looked at, see [`touch_query`]: some
+/// tens of microseconds, and as many KiB of SQLite's cache. A row that goes where a page is
+/// full needs the pages beside it, too.
+const TOUCHED_ROWS: usize = 512;
+/// The same for chunks, of which few lie on a page.
+const TOUCHED_CHUNKS: usize = 16;
+
 /// Statements on the tables of one volume.
 #[derive(Debug)]
 pub(crate) struct VolumeSql {
@@ -54,8 +61,8 @@ pub(crate) struct VolumeSql {
     pub(crate) xattr_put: String,
     pub(crate) xattr_delete: String,
     pub(crate) xattrs_delete: String,
-    /// Looks into every table and index where a changed inode has rows. One row, of no
-    /// meaning.
+    /// Looks into every table and index where a changed inode has rows, see
+    /// [`touch_query`]. One row, of no meaning.
     pub(crate) touch: String,
 }
 
@@ -167,23 +174,51 @@ impl VolumeSql {
             ),
             xattr_delete: format!("DELETE FROM {xattr} WHERE ino = ?1 AND name = ?2"),
             xattrs_delete: format!("DELETE FROM {xattr} WHERE ino = ?1"),
-            touch: {
-                let of_view = if view {
-                    ", (SELECT max(delta_ino) FROM fs_origin)"
-                } else {
-                    ""
-                };
-                format!(
-                    "SELECT (SELECT max(ino) FROM {inode}), (SELECT max(id) FROM {dentry}), \
-                     (SELECT max(parent_ino) FROM {dentry}), \
-                     (SELECT ino FROM {dentry} WHERE parent_ino = 0 AND name = ''), \
-                     (SELECT max(rowid) FROM {data}), \
-                     (SELECT max(ino) FROM {data}), (SELECT max(ino) FROM {symlink}), \
-                     (SELECT max(ino) FROM {origin}), (SELECT max(ino) FROM {xattr}){of_view}"
-                )
-            },
+            touch: touch_query(inode, dentry, data, symlink, origin, xattr, view),
         }
     }
+}
+
+/// Looks where a change of any inode is likely to lead, in each table and each index of it:
+/// to its end, where what is new goes, and to its beginning, where inodes of the base are, of
+/// which mostly few have been changed.
+fn touch_query(
+    inode: &str,
+    dentry: &str,
+    data: &str,
+    symlink: &str,
+    origin: &str,
+    xattr: &str,
+    view: bool,
+) -> String {
+    let look = |table: &str, column: &str, rows: usize| {
+        let first = format!("SELECT {column} FROM {table} LIMIT {rows}");
+        format!("(SELECT count(*) FROM ({first})), (SELECT max({column}) FROM {table})")
+    };
+    let names = |index: &str| format!("{dentry} INDEXED BY {index}");
+    let mut parts = vec![
+        look(inode, "ino", TOUCHED_ROWS),
+        look(origin, "ino", TOUCHED_ROWS),
+        look(data, "ino", TOUCHED_ROWS),
+        look(&format!("{data} NOT INDEXED"), "rowid", TOUCHED_CHUNKS),
+        look(symlink, "ino", TOUCHED_ROWS),
+        look(xattr, "ino", TOUCHED_ROWS),
+        look(&format!("{dentry} NOT INDEXED"), "id", 1),
+        look(
+            &names(&format!("sqlite_autoindex_{dentry}_1")),
+            "parent_ino",
+            TOUCHED_ROWS,
+        ),
+    ];
+    if view {
+        parts.push(look(
+            &names("idx_fs_dentry_parent"),
+            "parent_ino",
+            TOUCHED_ROWS,
+        ));
+        parts.push(look("fs_origin", "delta_ino", TOUCHED_ROWS));
+    }
+    format!("SELECT {}", parts.join(", "))
 }
 
 /// What is asked of the row of chunk `?2` of inode `?1`: under the number that it
@@ -235,9 +270,11 @@ pub(crate) const BASE_PATH_PUT: &str =
 mod tests {
     use std::collections::BTreeSet;
 
+    use agentfs_core::Ino;
     use rusqlite::Connection;
 
     use super::*;
+    use crate::rows::chunk_row_id;
     use crate::schema;
 
     /// Else a small batch after a large one reads from the disk what is missing.
@@ -279,5 +316,71 @@ mod tests {
                 assert!(opened.contains(&root), "{name} is not looked into");
             }
         }
+    }
+
+    /// How often this thread has called `read(2)` and its like.
+    fn reads_of_this_thread() -> u64 {
+        let io = std::fs::read_to_string("/proc/thread-self/io").unwrap();
+        let count = io.lines().find_map(|line| line.strip_prefix("syscr: "));
+        count.unwrap().parse().unwrap()
+    }
+
+    /// A file of the base is written to for the first time, where some hundred have been
+    /// and many were made, and SQLite has no page in its cache but those that were touched.
+    #[test]
+    fn a_change_of_a_base_file_finds_its_pages_once_they_are_touched() {
+        const BASE: i64 = 2_000_000;
+        const BORN: i64 = 1 << 48;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.db");
+        let conn = Connection::open(&path).unwrap();
+        conn.execute_batch("PRAGMA page_size = 8192").unwrap();
+        for tables in [schema::FORMAT_TABLES, schema::EXTENSION_TABLES] {
+            conn.execute_batch(tables).unwrap();
+        }
+        let sql = VolumeSql::new(Volume::View);
+        let run = |conn: &Connection, sql: &str, params: &[&dyn rusqlite::ToSql]| {
+            conn.prepare_cached(sql).unwrap().execute(params).unwrap();
+        };
+        let copy_up = |conn: &Connection, ino: i64, parent: i64| {
+            run(conn, &sql.chunks_delete, &[&ino, &0, &i64::MAX]);
+            run(conn, &sql.symlink_delete, &[&ino]);
+            run(conn, &sql.xattrs_delete, &[&ino]);
+            let inode: [&dyn rusqlite::ToSql; 13] =
+                [&ino, &1, &1, &1, &1, &1, &1, &1, &1, &1, &1, &1, &1];
+            run(conn, &sql.inode_put, &inode);
+            let path = format!("some/directory/with/a/name/{ino}");
+            let origin: [&dyn rusqlite::ToSql; 11] =
+                [&ino, &path, &1, &1, &1, &1, &1, &1, &1, &1, &1];
+            run(conn, &sql.origin_put, &origin);
+            run(conn, sql.base_ino_put.as_ref().unwrap(), &[&ino, &ino]);
+            let name = format!("name-{ino}");
+            run(conn, &sql.dentry_put, &[&parent, &name, &ino]);
+        };
+        let put_chunk = |conn: &Connection, ino: i64| {
+            let number = chunk_row_id(Ino(ino.cast_unsigned()), 0);
+            run(conn, &sql.chunk_put, &[&ino, &0, &[7_u8; 30_000], &number]);
+        };
+        conn.execute_batch("BEGIN").unwrap();
+        for number in 0..300 {
+            copy_up(&conn, BASE + number * 10, BORN);
+            copy_up(&conn, BORN + number, BORN + number / 10);
+            put_chunk(&conn, BORN + number);
+        }
+        conn.execute_batch("COMMIT").unwrap();
+        drop(conn);
+
+        let conn = Connection::open(&path).unwrap();
+        conn.execute_batch("PRAGMA journal_mode = MEMORY; BEGIN IMMEDIATE")
+            .unwrap();
+        conn.query_row(&sql.touch, [], |_| Ok(())).unwrap();
+        // Every batch asks for it first.
+        conn.query_row(SEQUENCE_GET, [], |_| Ok(())).unwrap();
+        let for_counting = reads_of_this_thread();
+        let before = reads_of_this_thread();
+        copy_up(&conn, BASE + 1_234, 1);
+        put_chunk(&conn, BASE + 1_234);
+        let after = reads_of_this_thread();
+        assert_eq!(after - before, before - for_counting);
     }
 }

@@ -48,8 +48,11 @@ const APART: Duration = Duration::from_millis(5);
 const BULK_BYTES: usize = 64 * 1024;
 /// With nothing asked for so long, processors and disk have gone to sleep.
 const RESTED_AFTER: Duration = Duration::from_millis(100);
-/// Rounds of the idle loop between two looks: a few microseconds.
+/// Rounds of the idle loop before another thread may have the processor: a few microseconds.
 const IDLE_ROUNDS: usize = 64;
+/// As often it does so between two looks at who asked: what is looked at has to be fetched
+/// from this processor with the next request.
+const YIELDS_PER_LOOK: usize = 16;
 
 thread_local! {
     static OWN_TID: Cell<u32> = const { Cell::new(0) };
@@ -292,12 +295,14 @@ fn spin(shared: &Shared, placement: &mut Placement<'_>) -> Outcome {
     let mut last_request = Instant::now();
     let mut looked: Option<Look> = None;
     while !shared.ended.load(Ordering::Relaxed) {
-        for _ in 0..IDLE_ROUNDS {
-            std::hint::spin_loop();
+        for _ in 0..YIELDS_PER_LOOK {
+            for _ in 0..IDLE_ROUNDS {
+                std::hint::spin_loop();
+            }
+            // The scheduler lets even the lowest priority finish its slice, which
+            // whoever has come here in the meantime need not wait for.
+            std::thread::yield_now();
         }
-        // The scheduler lets even the lowest priority finish its slice, which
-        // whoever has come here in the meantime need not wait for.
-        std::thread::yield_now();
         let count = shared.asked.requests();
         if count == requests {
             if last_request.elapsed() > QUIET {

@@ -1,7 +1,7 @@
 //! The side of the `agentfs` commands: finding, starting, joining and ending
 //! sessions.
 
-use std::ffi::{CString, OsString};
+use std::ffi::{CStr, CString, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -323,17 +323,19 @@ impl Start<'_> {
     }
 }
 
-/// What of our environment a server gets.
+/// Has glibc not register restartable sequences (rseq(2)), which no thread of a server uses:
+/// else the kernel writes to each of them whenever it comes back to it, with every request.
+const WITHOUT_RSEQ: &CStr = c"GLIBC_TUNABLES=glibc.pthread.rseq=0";
+
+/// The environment of a server: what of ours concerns it.
 fn server_environment() -> Vec<CString> {
-    ["AGENTFS_LOG", "RUST_BACKTRACE"]
-        .iter()
-        .filter_map(|key| {
-            let mut entry = OsString::from(key);
-            entry.push("=");
-            entry.push(std::env::var_os(key)?);
-            CString::new(entry.into_vec()).ok()
-        })
-        .collect()
+    let ours = ["AGENTFS_LOG", "RUST_BACKTRACE"].iter().filter_map(|key| {
+        let mut entry = OsString::from(key);
+        entry.push("=");
+        entry.push(std::env::var_os(key)?);
+        CString::new(entry.into_vec()).ok()
+    });
+    ours.chain([WITHOUT_RSEQ.to_owned()]).collect()
 }
 
 fn short(command: &[OsString]) -> String {

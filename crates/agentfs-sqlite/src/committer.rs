@@ -94,6 +94,8 @@ impl LastSync {
 struct Letters {
     /// When the oldest pending change must be written.
     due: Option<Instant>,
+    /// `due` is when a batch that failed is tried again.
+    is_retry: bool,
     waiters: Vec<Waiter>,
     check_external: bool,
     /// A fold beside the committer has ended, or one is due.
@@ -136,9 +138,13 @@ impl Mailbox {
     /// Says that something is pending; whether nothing was.
     pub(crate) fn dirty(&self, at_once: bool) -> bool {
         let mut letters = self.letters.lock();
+        let before = letters.due;
+        if before.is_some() && !at_once && !letters.is_retry {
+            // It is sooner than this would be.
+            return false;
+        }
         let now = Instant::now();
         let due = if at_once { now } else { now + BATCH_INTERVAL };
-        let before = letters.due;
         if before.is_none_or(|earlier| earlier > due) {
             letters.due = Some(due);
             self.work.notify_one();
@@ -284,6 +290,7 @@ fn run_with(shared: &Shared, mut folding: Folding<'_, '_>) {
                 let mut letters = shared.mailbox.letters.lock();
                 letters.waiters.splice(0..0, later);
                 letters.due = Some(Instant::now() + retry);
+                letters.is_retry = true;
                 retry = (retry * 2).min(RETRY_MAX);
             }
         }
@@ -318,6 +325,7 @@ fn next_turn(mailbox: &Mailbox, idle_at: Option<Instant>) -> Turn {
             || letters.due.is_some_and(|due| due <= now);
         if urgent {
             letters.due = None;
+            letters.is_retry = false;
             letters.look_at_wal = false;
             return Turn {
                 waiters: std::mem::take(&mut letters.waiters),
@@ -460,5 +468,35 @@ fn write_batch(shared: &Shared, batch: &Delta, keep_room: bool) -> Result<Writte
             }
             Err(error)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_pending_is_due_with_the_oldest_of_it() {
+        let mailbox = Mailbox::default();
+        let due = || mailbox.letters.lock().due.unwrap();
+        assert!(mailbox.dirty(false));
+        let first = due();
+        assert!(!mailbox.dirty(false));
+        assert_eq!(due(), first);
+        assert!(!mailbox.dirty(true));
+        assert!(due() < first);
+    }
+
+    /// Where a batch has failed, what changes next does not wait as long as the retry.
+    #[test]
+    fn a_change_brings_a_retry_forward() {
+        let mailbox = Mailbox::default();
+        let retry = Instant::now() + RETRY_MAX;
+        {
+            let mut letters = mailbox.letters.lock();
+            (letters.due, letters.is_retry) = (Some(retry), true);
+        }
+        mailbox.dirty(false);
+        assert!(mailbox.letters.lock().due.unwrap() < retry);
     }
 }

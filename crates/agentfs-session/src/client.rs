@@ -323,9 +323,11 @@ impl Start<'_> {
     }
 }
 
-/// Has glibc not register restartable sequences (rseq(2)), which no thread of a server uses:
-/// else the kernel writes to each of them whenever it comes back to it, with every request.
-const WITHOUT_RSEQ: &CStr = c"GLIBC_TUNABLES=glibc.pthread.rseq=0";
+/// Settings of glibc for a server (`ld.so --list-tunables`). No restartable sequences (rseq(2)),
+/// which none of its threads uses: else the kernel writes to each of them whenever it comes
+/// back to it, with every request. And two heaps in place of one a thread: what one thread
+/// takes another gives back here, and what lies free in one heap is of no use to the others.
+const GLIBC_TUNABLES: &CStr = c"GLIBC_TUNABLES=glibc.pthread.rseq=0:glibc.malloc.arena_max=2";
 
 /// The environment of a server: what of ours concerns it.
 fn server_environment() -> Vec<CString> {
@@ -335,7 +337,7 @@ fn server_environment() -> Vec<CString> {
         entry.push(std::env::var_os(key)?);
         CString::new(entry.into_vec()).ok()
     });
-    ours.chain([WITHOUT_RSEQ.to_owned()]).collect()
+    ours.chain([GLIBC_TUNABLES.to_owned()]).collect()
 }
 
 fn short(command: &[OsString]) -> String {

@@ -144,12 +144,17 @@ pub(crate) fn find(word: &OsStr, from: &Path) -> Result<Located, LocateError> {
             continue;
         }
         let db = database_in(dir, &name);
-        if stat(&db)?.is_some() {
-            return Ok(Located {
-                name,
-                db,
-                exists: true,
-            });
+        let exists = match stat(&db) {
+            // Above: root's own, which is no session of this user's.
+            Err(LocateError::Unreachable { reason, .. })
+                if dir != from && reason.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                false
+            }
+            there => there?.is_some(),
+        };
+        if exists {
+            return Ok(Located { name, db, exists });
         }
     }
     let db = database_in(from, &name);

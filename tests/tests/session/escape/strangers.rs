@@ -213,3 +213,27 @@ fn a_strangers_directory_is_not_used() {
     assert_eq!((done.code(), left), (125, 0), "{done}");
     assert!(done.err().contains("belongs to another user"), "{done}");
 }
+
+/// What root keeps to itself in a directory above is in nobody's way.
+#[test]
+fn sessions_of_root_above_are_passed_over() {
+    let world = match World::new(Who::Ordinary) {
+        Ok(world) => world,
+        Err(why) => agentfs_tests::skip!("{why}"),
+    };
+    let above = world.dir.join("above");
+    let (holder, base) = (above.join(".agentfs"), above.join("base"));
+    for dir in [&above, &holder, &base] {
+        fs::create_dir(dir).expect("a directory");
+    }
+    world.own(&base);
+    let mode = |bits| std::os::unix::fs::PermissionsExt::from_mode(bits);
+    fs::set_permissions(&above, mode(0o755)).expect("a mode");
+    fs::set_permissions(&holder, mode(0o700)).expect("a mode");
+    let done = world
+        .agentfs(["run", "--session", "s", "--", "true"])
+        .dir(&base)
+        .finish();
+    assert_eq!(done.code(), 0, "{done}");
+    assert!(base.join(".agentfs/s.db").exists());
+}

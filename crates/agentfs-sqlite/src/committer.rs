@@ -94,7 +94,8 @@ impl LastSync {
 struct Letters {
     /// When the oldest pending change must be written.
     due: Option<Instant>,
-    /// `due` is when a batch that failed is tried again.
+    /// `due` is when a batch, or a sync alone (which [`Progress::failure`] does not tell),
+    /// is tried again.
     is_retry: bool,
     waiters: Vec<Waiter>,
     check_external: bool,

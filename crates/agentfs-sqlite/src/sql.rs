@@ -6,9 +6,9 @@
 
 use crate::database::Volume;
 
-/// So many rows from the beginning of a table are looked at, see [`touch_query`]: some
-/// tens of microseconds, and as many KiB of SQLite's cache. A row that goes where a page is
-/// full needs the pages beside it, too.
+/// So many rows from the beginning of a table are looked at, see [`touch_query`]: a tenth of
+/// a millisecond for all tables, and some tens of KiB of SQLite's cache for each. A row that
+/// goes where a page is full needs the pages beside it, too.
 const TOUCHED_ROWS: usize = 512;
 /// The same for chunks, of which few lie on a page.
 const TOUCHED_CHUNKS: usize = 16;

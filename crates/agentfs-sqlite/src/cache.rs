@@ -64,6 +64,8 @@ struct Known {
     outside_born: Set<Ino>,
     /// Directories among such numbers that have entries.
     parents: Set<Ino>,
+    /// Any inodes with extended attributes: `ls -l` asks each file for some.
+    with_xattrs: Set<Ino>,
     whiteout_dirs: Set<LowerPath>,
 }
 
@@ -125,6 +127,14 @@ impl Cache {
             .map(|known| known.parents.contains(&parent))
     }
 
+    /// Whether the database may have extended attributes of an inode. `None`: not loaded.
+    pub(crate) fn may_have_xattrs(&self, ino: Ino) -> Option<bool> {
+        self.known
+            .read()
+            .as_ref()
+            .map(|known| known.with_xattrs.contains(&ino))
+    }
+
     /// Whether the database has whiteouts in a directory. `None`: not loaded.
     pub(crate) fn may_have_whiteouts(&self, dir: &LowerPath) -> Option<bool> {
         self.known
@@ -142,6 +152,7 @@ impl Cache {
         let known = Known {
             outside_born: rows::inodes_outside_born(conn, sql)?.into_iter().collect(),
             parents: rows::parents_outside_born(conn, sql)?.into_iter().collect(),
+            with_xattrs: rows::xattr_inodes(conn, sql)?.into_iter().collect(),
             whiteout_dirs: rows::whiteout_dirs(conn, sql)?.into_iter().collect(),
         };
         *self.known.write() = Some(known);
@@ -153,6 +164,7 @@ impl Cache {
         *self.known.write() = Some(Known {
             outside_born: Set::default(),
             parents: Set::default(),
+            with_xattrs: Set::default(),
             whiteout_dirs: Set::default(),
         });
     }
@@ -316,13 +328,16 @@ impl Cache {
     fn apply_known(&self, delta: &VolumeDelta) {
         let inodes = delta.inodes.iter().filter(|(ino, _)| !ino.is_born());
         let inodes: Vec<_> = inodes.map(|(ino, row)| (*ino, row.is_some())).collect();
-        // Deletions leave the directory in: the sets say "may have".
+        // Deletions leave in what is in: the sets say "may have".
         let parents = delta.dentries.iter();
         let parents = parents.filter(|(ino, names)| !ino.is_born() && adds(names));
         let parents: Vec<_> = parents.map(|(ino, _)| *ino).collect();
         let dirs = delta.whiteouts.iter().filter(|(_, names)| adds(names));
         let dirs: Vec<_> = dirs.map(|(dir, _)| dir.clone()).collect();
-        if inodes.is_empty() && parents.is_empty() && dirs.is_empty() {
+        let xattrs = delta.xattrs.iter();
+        let xattrs = xattrs.filter(|(_, delta)| delta.puts.values().any(Option::is_some));
+        let xattrs: Vec<_> = xattrs.map(|(ino, _)| *ino).collect();
+        if inodes.is_empty() && parents.is_empty() && dirs.is_empty() && xattrs.is_empty() {
             return;
         }
         let mut known = self.known.write();
@@ -334,6 +349,7 @@ impl Cache {
             };
         }
         known.parents.extend(parents);
+        known.with_xattrs.extend(xattrs);
         known.whiteout_dirs.extend(dirs);
     }
 

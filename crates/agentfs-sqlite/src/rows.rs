@@ -353,6 +353,12 @@ pub(crate) fn xattr(
     )
 }
 
+/// The inodes that have extended attributes.
+pub(crate) fn xattr_inodes(conn: &Connection, sql: &VolumeSql) -> Result<Vec<Ino>> {
+    let (query, key) = (&sql.xattr_inodes, || "all rows".to_owned());
+    many(conn, query, sql.xattr_table, key, [], |r| r.ino(0, "ino"))
+}
+
 pub(crate) fn xattrs(
     conn: &Connection,
     sql: &VolumeSql,

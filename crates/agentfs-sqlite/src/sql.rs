@@ -41,6 +41,7 @@ pub(crate) struct VolumeSql {
     pub(crate) symlink_get: String,
     pub(crate) xattr_get: String,
     pub(crate) xattrs: String,
+    pub(crate) xattr_inodes: String,
 
     pub(crate) inode_put: String,
     pub(crate) inode_delete: String,
@@ -130,6 +131,7 @@ impl VolumeSql {
             symlink_get: format!("SELECT target FROM {symlink} WHERE ino = ?1"),
             xattr_get: format!("SELECT value FROM {xattr} WHERE ino = ?1 AND name = ?2"),
             xattrs: format!("SELECT name, value FROM {xattr} WHERE ino = ?1"),
+            xattr_inodes: format!("SELECT DISTINCT ino FROM {xattr}"),
             inode_put: format!(
                 "INSERT INTO {inode} (ino, mode, nlink, uid, gid, rdev, size, atime, atime_nsec, \
                  mtime, mtime_nsec, ctime, ctime_nsec) \

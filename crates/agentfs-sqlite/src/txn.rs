@@ -150,6 +150,18 @@ impl<'a> Txn<'a> {
         Ok(self.cache().may_have_dentries(parent).unwrap_or(true))
     }
 
+    /// Whether SQLite may have extended attributes of an inode.
+    fn may_have_xattrs(&self, ino: Ino) -> Result<bool> {
+        if !self.may_have_inode(ino)? {
+            return Ok(false);
+        }
+        if let Some(known) = self.cache().may_have_xattrs(ino) {
+            return Ok(known);
+        }
+        self.load_known()?;
+        Ok(self.cache().may_have_xattrs(ino).unwrap_or(true))
+    }
+
     fn load_known(&self) -> Result<()> {
         if self.volume == Volume::Home && !self.shared.home_exists() {
             self.cache().know_empty();

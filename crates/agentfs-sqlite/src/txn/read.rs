@@ -194,7 +194,7 @@ impl ReadTxn for Txn<'_> {
         if let Said::Row(value) = self.said(|delta| delta.xattr(ino, name)) {
             return Ok(value.cloned());
         }
-        if !self.may_have_inode(ino)? {
+        if !self.may_have_xattrs(ino)? {
             return Ok(None);
         }
         let sql = self.sql();
@@ -207,7 +207,7 @@ impl ReadTxn for Txn<'_> {
             delta.is_fresh(ino) || delta.xattrs.get(&ino).is_some_and(|xattrs| xattrs.wiped)
         };
         let mut all: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
-        if !self.volumes().any(hidden) && self.may_have_inode(ino)? {
+        if !self.volumes().any(hidden) && self.may_have_xattrs(ino)? {
             all.extend(self.query(Vec::new(), |conn| rows::xattrs(conn, sql, ino))?);
         }
         for delta in self.volumes().rev() {

@@ -234,7 +234,13 @@ impl Cache {
 
     /// The length of a chunk; `Some(None)`: known not to be stored.
     pub(crate) fn chunk_len(&self, ino: Ino, index: u64) -> Option<Option<usize>> {
-        self.chunk_lens.lock().get(ino, index)
+        let known = self.chunk_lens.lock().get(ino, index);
+        // Or one that is here with its bytes: of a small file.
+        known.or_else(|| {
+            let chunks = self.chunks.lock();
+            let chunk = chunks.lru.peek(&(ino, index))?;
+            Some(Some(chunk.len()))
+        })
     }
 
     pub(crate) fn put_chunk_lens(&self, ino: Ino, group: u64, stored: &[(u64, usize)]) {

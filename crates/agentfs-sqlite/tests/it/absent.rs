@@ -1,4 +1,4 @@
-//! What the database is known not to have is not looked for in it.
+//! What is in memory, or known not to be in the database, is not looked for there.
 
 use agentfs_core::storage::{ReadTxn, Storage};
 use agentfs_core::{FileKind, Ino, StorageError};
@@ -11,6 +11,25 @@ fn reads_of_this_thread() -> u64 {
     let io = std::fs::read_to_string("/proc/thread-self/io").unwrap();
     let count = io.lines().find_map(|line| line.strip_prefix("syscr: "));
     count.unwrap().parse().unwrap()
+}
+
+/// What `f` gives; it must not read from a file.
+fn without_a_read<T>(f: impl FnOnce() -> T) -> T {
+    let for_counting = reads_of_this_thread();
+    let before = reads_of_this_thread();
+    let given = f();
+    let after = reads_of_this_thread();
+    assert_eq!(after - before, before - for_counting);
+    given
+}
+
+fn make_file(storage: &SqliteStorage) -> Ino {
+    let made = storage.write(|txn| {
+        let ino = txn.allocate_ino()?;
+        txn.put_inode(ino, &inode(FileKind::Regular, 1))?;
+        Ok::<_, StorageError>(ino)
+    });
+    made.unwrap()
 }
 
 type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
@@ -34,15 +53,7 @@ fn extended_attributes_are_looked_for_where_there_are_some() {
     let database = dir.open();
     let storage = database.volume(Volume::View);
     make_root(&storage);
-    let make = || {
-        let made = storage.write(|txn| {
-            let ino = txn.allocate_ino()?;
-            txn.put_inode(ino, &inode(FileKind::Regular, 1))?;
-            Ok::<_, StorageError>(ino)
-        });
-        made.unwrap()
-    };
-    let (with, without) = (make(), make());
+    let (with, without) = (make_file(&storage), make_file(&storage));
     storage
         .write(|txn| txn.put_xattr(with, b"user.b", b"1"))
         .unwrap();
@@ -51,12 +62,8 @@ fn extended_attributes_are_looked_for_where_there_are_some() {
     let found = attributes(&storage, with);
     assert_eq!(found, (vec![b.clone()], None));
 
-    let for_counting = reads_of_this_thread();
-    let before = reads_of_this_thread();
-    let none = attributes(&storage, without);
-    let after = reads_of_this_thread();
+    let none = without_a_read(|| attributes(&storage, without));
     assert_eq!(none, (Vec::new(), None));
-    assert_eq!(after - before, before - for_counting);
 
     // The first of one that had none.
     storage
@@ -74,4 +81,27 @@ fn extended_attributes_are_looked_for_where_there_are_some() {
     let storage = database.volume(Volume::View);
     assert_eq!(attributes(&storage, without), (all, one));
     assert_eq!(attributes(&storage, with), (vec![b], None));
+}
+
+/// What is appended to a file that was written a moment ago.
+#[test]
+fn the_length_of_a_chunk_that_is_in_memory_is_known() {
+    let dir = Dir::new();
+    let database = dir.open();
+    let storage = database.volume(Volume::View);
+    make_root(&storage);
+    let file = make_file(&storage);
+    storage
+        .write(|txn| txn.put_chunk(file, 0, vec![1; 100].into()))
+        .unwrap();
+    storage.sync().unwrap();
+
+    let patch = |len_bytes| {
+        let patched = storage.write(|txn| txn.patch_chunk(file, 0, len_bytes, 0, b"22"));
+        patched.map_err(|error: StorageError| error).unwrap()
+    };
+    // A longer one would have to be written whole.
+    assert_eq!(without_a_read(|| (patch(110), patch(100))), (false, true));
+    let chunk = storage.read(|txn| txn.chunk(file, 0)).unwrap().unwrap();
+    assert_eq!(chunk[..3], [b'2', b'2', 1]);
 }

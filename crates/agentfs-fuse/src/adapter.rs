@@ -217,6 +217,10 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
         kind: FileKind,
         in_dir: impl FnOnce() -> Option<Ino>,
     ) -> Duration {
+        // What was made here nobody else changes.
+        if ino.is_born() {
+            return FOR_GOOD;
+        }
         let told_of = if kind.is_dir() { Some(ino) } else { in_dir() };
         told_of.map_or(FOR_GOOD, |dir| self.directories.own_ttl(dir))
     }
@@ -294,16 +298,11 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
             Err(error) => reply.error(errno(&FsError::Storage(error))),
         }));
     }
+}
 
-    /// Whether set-id bits go, as the kernel says with `FATTR_KILL_SUIDGID`,
-    /// which the library does not hand on: for every change of owner, and for a
-    /// truncation by someone without privilege.
-    fn kills_suid_sgid(&self, ino: Ino, uid: u32, owner: bool, size: bool) -> bool {
-        (size && uid != 0)
-            || (owner
-                && self
-                    .overlay
-                    .getattr(ino)
-                    .is_ok_and(|attr| !attr.kind.is_dir()))
-    }
+/// Whether set-id bits go, as the kernel says with `FATTR_KILL_SUIDGID`, which the
+/// library does not hand on: for every change of owner but a directory's, which the
+/// overlay leaves alone, and for a truncation by someone without privilege.
+fn kills_suid_sgid(uid: u32, owner: bool, size: bool) -> bool {
+    owner || (size && uid != 0)
 }

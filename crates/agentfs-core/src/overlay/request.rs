@@ -30,7 +30,8 @@ pub struct SetAttr {
     pub mtime: Option<SetTime>,
     /// Last change of the inode (the kernel sends it under write-back caching).
     pub ctime: Option<Timestamp>,
-    /// Drop set-user-ID, and set-group-ID where group execution is allowed.
+    /// Drop set-user-ID, and set-group-ID where group execution is allowed; a directory
+    /// keeps both.
     pub kill_suid_sgid: bool,
 }
 

@@ -19,7 +19,7 @@ use fuser::{
 };
 
 use super::answer::{bytes, empty, joined, statistics, value};
-use super::{AgentFs, GENERATION};
+use super::{AgentFs, GENERATION, kills_suid_sgid};
 use crate::convert::{
     ino, name, negative_entry, new_node, owner, perm, rename_mode, request_time, set_time,
     xattr_mode,
@@ -90,7 +90,7 @@ impl<S: Storage, L: LowerLayer> Filesystem for AgentFs<S, L> {
                 atime: atime.map(set_time),
                 mtime: mtime.map(set_time),
                 ctime: ctime.map(request_time),
-                kill_suid_sgid: self.kills_suid_sgid(number, request.uid(), owner, size.is_some()),
+                kill_suid_sgid: kills_suid_sgid(request.uid(), owner, size.is_some()),
             };
             self.attr(self.set_attr(number, &set), reply);
         });

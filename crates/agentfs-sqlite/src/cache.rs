@@ -58,6 +58,7 @@ pub(crate) struct Cache {
 }
 
 /// Small facts on all rows of a volume.
+#[derive(Default)]
 struct Known {
     /// Inodes whose number `allocate_ino` did not give: copied up from the
     /// lower layer, or older than this format's numbering.
@@ -110,10 +111,7 @@ impl Cache {
         if ino.is_born() {
             return Some(true);
         }
-        self.known
-            .read()
-            .as_ref()
-            .map(|known| known.outside_born.contains(&ino))
+        self.known_says(|known| known.outside_born.contains(&ino))
     }
 
     /// Whether the database may have entries of a directory. `None`: not loaded.
@@ -121,26 +119,21 @@ impl Cache {
         if parent.is_born() {
             return Some(true);
         }
-        self.known
-            .read()
-            .as_ref()
-            .map(|known| known.parents.contains(&parent))
+        self.known_says(|known| known.parents.contains(&parent))
     }
 
     /// Whether the database may have extended attributes of an inode. `None`: not loaded.
     pub(crate) fn may_have_xattrs(&self, ino: Ino) -> Option<bool> {
-        self.known
-            .read()
-            .as_ref()
-            .map(|known| known.with_xattrs.contains(&ino))
+        self.known_says(|known| known.with_xattrs.contains(&ino))
     }
 
     /// Whether the database has whiteouts in a directory. `None`: not loaded.
     pub(crate) fn may_have_whiteouts(&self, dir: &LowerPath) -> Option<bool> {
-        self.known
-            .read()
-            .as_ref()
-            .map(|known| known.whiteout_dirs.contains(dir))
+        self.known_says(|known| known.whiteout_dirs.contains(dir))
+    }
+
+    fn known_says(&self, ask: impl FnOnce(&Known) -> bool) -> Option<bool> {
+        self.known.read().as_ref().map(ask)
     }
 
     /// Reads the small facts from the database.
@@ -161,12 +154,7 @@ impl Cache {
 
     /// Says that the volume has no rows at all.
     pub(crate) fn know_empty(&self) {
-        *self.known.write() = Some(Known {
-            outside_born: Set::default(),
-            parents: Set::default(),
-            with_xattrs: Set::default(),
-            whiteout_dirs: Set::default(),
-        });
+        *self.known.write() = Some(Known::default());
     }
 
     pub(crate) fn inode(&self, ino: Ino) -> Option<InodeRow> {
@@ -336,12 +324,15 @@ impl Cache {
         let inodes: Vec<_> = inodes.map(|(ino, row)| (*ino, row.is_some())).collect();
         // Deletions leave in what is in: the sets say "may have".
         let parents = delta.dentries.iter();
-        let parents = parents.filter(|(ino, names)| !ino.is_born() && adds(names));
+        let parents = parents.filter(|(ino, names)| !ino.is_born() && adds(names.values()));
         let parents: Vec<_> = parents.map(|(ino, _)| *ino).collect();
-        let dirs = delta.whiteouts.iter().filter(|(_, names)| adds(names));
+        let dirs = delta
+            .whiteouts
+            .iter()
+            .filter(|(_, names)| adds(names.values()));
         let dirs: Vec<_> = dirs.map(|(dir, _)| dir.clone()).collect();
         let xattrs = delta.xattrs.iter();
-        let xattrs = xattrs.filter(|(_, delta)| delta.puts.values().any(Option::is_some));
+        let xattrs = xattrs.filter(|(_, delta)| adds(delta.puts.values()));
         let xattrs: Vec<_> = xattrs.map(|(ino, _)| *ino).collect();
         if inodes.is_empty() && parents.is_empty() && dirs.is_empty() && xattrs.is_empty() {
             return;
@@ -388,8 +379,8 @@ impl Cache {
 }
 
 /// Whether any of these changes is no deletion.
-fn adds<V>(changes: &Map<Name, Option<V>>) -> bool {
-    changes.values().any(Option::is_some)
+fn adds<'a, V: 'a>(mut changes: impl Iterator<Item = &'a Option<V>>) -> bool {
+    changes.any(Option::is_some)
 }
 
 /// Whoever looks for a lock again and again, before it sleeps, finds it free. Woken from

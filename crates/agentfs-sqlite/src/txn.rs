@@ -134,32 +134,31 @@ impl<'a> Txn<'a> {
 
     /// Whether SQLite may have rows of an inode.
     fn may_have_inode(&self, ino: Ino) -> Result<bool> {
-        if let Some(known) = self.cache().may_have_inode(ino) {
-            return Ok(known);
-        }
-        self.load_known()?;
-        Ok(self.cache().may_have_inode(ino).unwrap_or(true))
+        self.may_have(|cache| cache.may_have_inode(ino))
     }
 
     /// Whether SQLite may have entries of a directory.
     fn may_have_dentries(&self, parent: Ino) -> Result<bool> {
-        if let Some(known) = self.cache().may_have_dentries(parent) {
-            return Ok(known);
-        }
-        self.load_known()?;
-        Ok(self.cache().may_have_dentries(parent).unwrap_or(true))
+        self.may_have(|cache| cache.may_have_dentries(parent))
     }
 
     /// Whether SQLite may have extended attributes of an inode.
     fn may_have_xattrs(&self, ino: Ino) -> Result<bool> {
-        if !self.may_have_inode(ino)? {
-            return Ok(false);
-        }
-        if let Some(known) = self.cache().may_have_xattrs(ino) {
+        Ok(self.may_have_inode(ino)? && self.may_have(|cache| cache.may_have_xattrs(ino))?)
+    }
+
+    /// Whether SQLite may have whiteouts in a directory.
+    fn may_have_whiteouts(&self, dir: &LowerPath) -> Result<bool> {
+        self.may_have(|cache| cache.may_have_whiteouts(dir))
+    }
+
+    /// Asks what is known of all rows; loads that first where it is not.
+    fn may_have(&self, ask: impl Fn(&Cache) -> Option<bool>) -> Result<bool> {
+        if let Some(known) = ask(self.cache()) {
             return Ok(known);
         }
         self.load_known()?;
-        Ok(self.cache().may_have_xattrs(ino).unwrap_or(true))
+        Ok(ask(self.cache()).unwrap_or(true))
     }
 
     fn load_known(&self) -> Result<()> {
@@ -240,10 +239,7 @@ impl<'a> Txn<'a> {
     }
 
     fn clean_whiteouts(&self, dir: &LowerPath) -> Result<Set<Name>> {
-        if self.cache().may_have_whiteouts(dir).is_none() {
-            self.load_known()?;
-        }
-        if self.cache().may_have_whiteouts(dir) == Some(false) {
+        if !self.may_have_whiteouts(dir)? {
             return Ok(Set::default());
         }
         if let Some(names) = self.cache().whiteouts(dir) {

@@ -1,7 +1,7 @@
 //! What the tests of every agentfs crate share: a reference model, generated
 //! operations and base trees, a driver that compares an overlay with the model
-//! step by step, fault injection, and contract suites for the two boundaries of
-//! core.
+//! step by step, fault injection, contract suites for the two boundaries of
+//! core, and a count of what a thread reads.
 //!
 //! For tests only: it reports by panicking or by [`driver::Divergence`], and
 //! must never be a dependency of what is shipped.
@@ -21,3 +21,4 @@ pub mod driver;
 pub mod faults;
 pub mod model;
 pub mod op;
+pub mod reads;

@@ -3,25 +3,9 @@
 use agentfs_core::storage::{ReadTxn, Storage};
 use agentfs_core::{FileKind, Ino, StorageError};
 use agentfs_sqlite::{SqliteStorage, Volume};
+use agentfs_testkit::reads::without_a_read;
 
 use crate::kit::{Dir, inode, make_root};
-
-/// How often this thread has called `read(2)` and its like.
-fn reads_of_this_thread() -> u64 {
-    let io = std::fs::read_to_string("/proc/thread-self/io").unwrap();
-    let count = io.lines().find_map(|line| line.strip_prefix("syscr: "));
-    count.unwrap().parse().unwrap()
-}
-
-/// What `f` gives; it must not read from a file.
-fn without_a_read<T>(f: impl FnOnce() -> T) -> T {
-    let for_counting = reads_of_this_thread();
-    let before = reads_of_this_thread();
-    let given = f();
-    let after = reads_of_this_thread();
-    assert_eq!(after - before, before - for_counting);
-    given
-}
 
 fn make_file(storage: &SqliteStorage) -> Ino {
     let made = storage.write(|txn| {

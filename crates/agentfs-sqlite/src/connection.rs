@@ -142,6 +142,13 @@ fn configure(conn: &Connection, page_cache_kib: i32) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// A number of this connection that changes when another one has committed.
+pub(crate) fn data_version(conn: &Connection) -> Result<i64, StorageError> {
+    conn.prepare_cached("PRAGMA data_version")
+        .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+        .map_err(|e| storage_error(&e))
+}
+
 /// Moves what the `-wal` holds to the database file, as far as readers allow.
 /// When all was moved, which is told, the next transaction begins the `-wal`
 /// anew, in the room it has.

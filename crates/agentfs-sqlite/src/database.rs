@@ -9,7 +9,7 @@
 use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::thread::JoinHandle;
 
 use agentfs_core::storage::{ReadTxn, SyncDone, WriteTxn};
@@ -106,7 +106,6 @@ impl Database {
             had_wal,
             left_to_host_bytes: AtomicUsize::new(0),
             numbers: Mutex::new(numbers.into_iter().collect()),
-            data_version: AtomicI64::new(0),
             seen_changes: AtomicU64::new(gate.changes()),
             external: AtomicBool::new(false),
             unreconciled: AtomicBool::new(false),

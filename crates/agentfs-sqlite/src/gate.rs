@@ -17,7 +17,9 @@
 //! connections, their caches and their mapping of the `-shm` are current; when
 //! not, all connections are closed (without a checkpoint: theirs may be stale)
 //! and opened anew, which makes SQLite rebuild the `-shm` from the `-wal` unless
-//! another SQLite process is there and has done so.
+//! another SQLite process is there and has done so. A program that only reads does
+//! that, too, as it finds no lock: where the `-wal` then holds the frames that were
+//! left, nobody has written, and it counts as no change.
 //!
 //! # While an SDK holds the file
 //! Nothing can be written, but everything can be read: a *snapshot* connection
@@ -39,7 +41,7 @@ use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use agentfs_core::StorageError;
@@ -67,6 +69,8 @@ pub(crate) struct Gate {
     inner: Mutex<Inner>,
     /// How often the file was found changed by others.
     changes: AtomicU64,
+    /// `PRAGMA data_version` as the connection that writes last saw it; 0: not known.
+    version: AtomicI64,
     /// A sync has failed, and what it was to write may not be on the disk.
     doubted: AtomicBool,
     /// The `-wal` was removed while it held what the database did not.
@@ -81,6 +85,8 @@ struct Inner {
     leases: usize,
     mode: Mode,
     open: Option<Open>,
+    /// They were closed as others may have written, and none has been opened since.
+    suspect: bool,
     /// With the state of the files that each has seen.
     snapshots: Vec<(Connection, Stamp)>,
     last_look: Stamp,
@@ -133,7 +139,6 @@ pub(crate) struct Lease<'g> {
     conn: RefCell<Option<Connection>>,
     purpose: Purpose,
     snapshot: RefCell<Option<Stamp>>,
-    fresh: bool,
     /// A query has failed.
     failed: Cell<bool>,
 }
@@ -145,11 +150,13 @@ impl Gate {
                 leases: 0,
                 mode: Mode::Rest,
                 open: None,
+                suspect: false,
                 snapshots: Vec::new(),
                 last_look: Stamp::none(),
                 closed: false,
             }),
             changes: AtomicU64::new(0),
+            version: AtomicI64::new(0),
             doubted: AtomicBool::new(false),
             lost: AtomicBool::new(false),
             paths,
@@ -176,6 +183,13 @@ impl Gate {
     /// the connections could not follow.
     pub(crate) fn changes(&self) -> u64 {
         self.changes.load(Ordering::Acquire)
+    }
+
+    /// Whether another connection has committed, as `version`, which the one that writes
+    /// has just been asked for, tells, since it was last asked or opened.
+    pub(crate) fn note_version(&self, version: i64) -> bool {
+        let before = self.version.swap(version, Ordering::AcqRel);
+        before != 0 && before != version
     }
 
     /// The process that keeps us from the file.
@@ -213,15 +227,16 @@ impl Gate {
         inner: &mut Inner,
         purpose: Purpose,
     ) -> Result<Lease<'_>, StorageError> {
-        let mut fresh = false;
-        let mut connect = |page_cache_kib| {
-            fresh = true;
-            connection::open(&self.paths.database, self.access, page_cache_kib)
-        };
+        let connect =
+            |page_cache_kib| connection::open(&self.paths.database, self.access, page_cache_kib);
         let (conn, snapshot) = match (inner.mode, purpose, inner.open.as_mut()) {
             (Mode::Shared, Purpose::Write, Some(open)) => match open.writer.take() {
                 Some(conn) => (Some(conn), None),
-                None => (Some(connect(PAGE_CACHE_KIB)?), None),
+                None => {
+                    // What a connection counts is its own.
+                    self.version.store(0, Ordering::Release);
+                    (Some(connect(PAGE_CACHE_KIB)?), None)
+                }
             },
             (Mode::Shared, Purpose::Read, Some(open)) => match open.readers.pop() {
                 Some(conn) => (Some(conn), None),
@@ -239,7 +254,6 @@ impl Gate {
             conn: RefCell::new(conn),
             purpose,
             snapshot: RefCell::new(snapshot),
-            fresh,
             failed: Cell::new(false),
         })
     }
@@ -258,7 +272,7 @@ impl Gate {
                 return Ok(());
             }
         }
-        let mut wal_before = None;
+        let (mut wal_before, mut left_before) = (None, None);
         if let Some(mut open) = inner.open.take() {
             // Compared before its lock is taken: with that, a third program would take a
             // `-shm` for current that somebody has written past. And its index once more
@@ -271,19 +285,21 @@ impl Gate {
                 inner.mode = Mode::Shared;
                 return Ok(());
             }
-            // Others wrote. What our connections know is stale: close them all,
+            // Others were here. What our connections know may be stale: close them all,
             // which also drops the locks, and begin anew.
-            self.changes.fetch_add(1, Ordering::AcqRel);
+            inner.suspect = true;
             self.note_removal(&mut open);
             let Open {
                 writer,
                 readers,
                 files: Files { wal, shm },
+                left,
                 ..
             } = open;
             drop((writer, readers, shm));
-            wal_before = Some(wal);
+            (wal_before, left_before) = (Some(wal), left);
             if !self.lock_database()? {
+                self.changes.fetch_add(1, Ordering::AcqRel);
                 inner.mode = Mode::Snapshot;
                 return Ok(());
             }
@@ -291,15 +307,29 @@ impl Gate {
         match self.open_all() {
             Ok(mut open) => {
                 open.files.keep_wal(wal_before);
+                if std::mem::take(&mut inner.suspect) && !self.holds(left_before, &open) {
+                    self.changes.fetch_add(1, Ordering::AcqRel);
+                }
                 inner.open = Some(open);
                 inner.mode = Mode::Shared;
                 Ok(())
             }
             Err(error) => {
+                if inner.suspect {
+                    self.changes.fetch_add(1, Ordering::AcqRel);
+                }
                 sys::unlock(&self.database, DATABASE_SHARED);
                 Err(error)
             }
         }
+    }
+
+    /// Whether the files, with all connections opened anew, hold what was left: others have
+    /// at most read. What they commit from now on, the version tells.
+    fn holds(&self, left: Option<Left>, open: &Open) -> bool {
+        let now = Left::of(&self.database, &open.files.wal, &open.files.shm);
+        left.zip(now.ok())
+            .is_some_and(|(left, now)| left.is_same_content(&now))
     }
 
     fn open_all(&self) -> Result<Open, StorageError> {
@@ -309,6 +339,8 @@ impl Gate {
             ));
         }
         let conn = connection::open(&self.paths.database, self.access, PAGE_CACHE_KIB)?;
+        let version = connection::data_version(&conn)?;
+        self.version.store(version, Ordering::Release);
         let read_write = self.access == Access::ReadWrite;
         let open = |path: &Path| File::options().read(true).write(read_write).open(path);
         let files = (|| {

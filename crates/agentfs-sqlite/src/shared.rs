@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use agentfs_core::{Ino, StorageError};
@@ -16,9 +16,8 @@ use rusqlite::Connection;
 use crate::apply;
 use crate::cache::Cache;
 use crate::committer::{BATCH_PATIENCE, BUSY_PATIENCE, Mailbox};
-use crate::connection::Access;
+use crate::connection::{self, Access};
 use crate::database::Volume;
-use crate::error::storage_error;
 use crate::gate::{Gate, Lease, Purpose};
 use crate::open::Registration;
 use crate::pending::Set;
@@ -50,8 +49,6 @@ pub(crate) struct Shared {
     pub(crate) left_to_host_bytes: AtomicUsize,
     /// Inode numbers that may be given, as ranges `[from, to)`.
     pub(crate) numbers: Mutex<VecDeque<(u64, u64)>>,
-    /// `PRAGMA data_version` of the writer's connection; 0: not read yet.
-    pub(crate) data_version: AtomicI64,
     /// Changes of the files that have been taken note of.
     pub(crate) seen_changes: AtomicU64,
     /// Others wrote, and the hook has not been told.
@@ -94,14 +91,9 @@ impl Shared {
         let lease = self.gate.enter(purpose)?;
         let changes = self.gate.changes();
         if self.seen_changes.swap(changes, Ordering::AcqRel) != changes {
-            self.data_version.store(0, Ordering::Relaxed);
             self.clear_caches();
             self.unreconciled.store(true, Ordering::Release);
             self.note_external_change();
-        }
-        // What a connection counts as the version is its own.
-        if purpose == Purpose::Write && lease.is_fresh() {
-            self.data_version.store(0, Ordering::Relaxed);
         }
         Ok(lease)
     }
@@ -131,12 +123,7 @@ impl Shared {
 
     /// Whether another SQLite connection committed since the last call.
     pub(crate) fn note_data_version(&self, conn: &Connection) -> Result<bool, StorageError> {
-        let version: i64 = conn
-            .prepare_cached("PRAGMA data_version")
-            .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
-            .map_err(|e| storage_error(&e))?;
-        let before = self.data_version.swap(version, Ordering::AcqRel);
-        let changed = before != 0 && before != version;
+        let changed = self.gate.note_version(connection::data_version(conn)?);
         if changed {
             self.unreconciled.store(true, Ordering::Release);
             self.external.store(true, Ordering::Release);

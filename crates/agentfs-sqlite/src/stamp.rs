@@ -117,6 +117,13 @@ impl Left {
         })
     }
 
+    /// Whether database and `-wal` hold the same, whoever has begun the `-shm` anew.
+    pub(crate) fn is_same_content(&self, other: &Self) -> bool {
+        self.database == other.database
+            && self.wal == other.wal
+            && self.mark.is_of_same_frames(&other.mark)
+    }
+
     /// Whether the `-shm` is what it was.
     pub(crate) fn has_index_of(&self, shm: &File) -> bool {
         Look::at(shm).is_ok_and(|look| look == self.shm) && self.mark.has_index_of(shm)

@@ -66,11 +66,6 @@ impl Lease<'_> {
     pub(crate) fn is_snapshot(&self) -> bool {
         self.snapshot.borrow().is_some()
     }
-
-    /// Whether the connection was opened for this lease.
-    pub(crate) fn is_fresh(&self) -> bool {
-        self.fresh
-    }
 }
 
 impl Drop for Lease<'_> {

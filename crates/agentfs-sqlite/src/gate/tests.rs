@@ -160,6 +160,40 @@ fn a_foreign_write_that_leaves_size_and_times_as_they_were_is_seen() {
     assert_eq!(place.gate.changes(), changes);
 }
 
+/// It begins the `-shm` anew all the same, as it finds no lock.
+#[test]
+fn a_program_that_only_reads_is_no_change() {
+    let place = Place::new();
+    let changes = place.gate.changes();
+    for row in 2..4 {
+        sqlite3_killed(&place.path(), "SELECT x FROM t WHERE x < 0");
+        let sum = place.number("SELECT sum(x) FROM t");
+        assert_eq!((sum, place.gate.changes()), (row * (row - 1) / 2, changes));
+        place.write(&format!("INSERT INTO t VALUES ({row})"));
+        assert_eq!(place.gate.changes(), changes);
+    }
+    assert_eq!(sqlite3(&place.path(), "SELECT sum(x) FROM t"), "6\n");
+    assert_eq!(place.number("SELECT sum(x) FROM t"), 6);
+    assert!(place.gate.changes() > changes, "the -wal was folded");
+}
+
+/// Whoever is let in where others had only read sees what is written from then on.
+#[test]
+fn a_write_after_a_look_is_told_by_the_version() {
+    let place = Place::new();
+    sqlite3_killed(&place.path(), "SELECT x FROM t WHERE x < 0");
+    let changes = place.gate.changes();
+    let lease = place.gate.enter(Purpose::Write).unwrap();
+    assert_eq!(place.gate.changes(), changes);
+    let is_changed = || {
+        let version = lease.query(connection::data_version).unwrap();
+        place.gate.note_version(version)
+    };
+    sqlite3_killed(&place.path(), "INSERT INTO t VALUES (2)");
+    assert!(is_changed());
+    assert!(!is_changed());
+}
+
 /// A transaction that failed half-way, of ours or of another, is no change; the same
 /// begun again writes the same first frame, and is.
 #[test]

@@ -17,6 +17,10 @@ use super::room;
 /// The header of a `-shm` as far as the transactions in the `-wal` change it; what
 /// follows changes with whoever reads.
 const INDEX_BYTES: usize = 48;
+/// What in it follows from the frames: page size, how many they are, the size of the
+/// database, the checksum over all of them, the salt. Before it a count of transactions,
+/// which begins anew with the `-shm`, behind it the header's own checksum.
+const INDEX_OF_FRAMES: std::ops::Range<usize> = 13..40;
 /// Where in it the salt lies, byte for byte that of the `-wal`.
 const INDEX_SALT: std::ops::Range<usize> = 32..40;
 
@@ -56,6 +60,12 @@ impl Mark {
             }
         }
         Ok(mark)
+    }
+
+    /// Whether the same frames are in the `-wal`.
+    pub(crate) fn is_of_same_frames(&self, other: &Self) -> bool {
+        self.index[INDEX_OF_FRAMES] == other.index[INDEX_OF_FRAMES]
+            && (self.header, self.behind, self.mtime) == (other.header, other.behind, other.mtime)
     }
 
     /// Whether the `-shm` says what it said.

@@ -3,6 +3,7 @@
 //!
 //! Everything here runs the real binary; each test has a world of its own.
 
+mod beside;
 mod escape;
 mod life;
 mod outcome;

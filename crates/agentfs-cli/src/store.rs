@@ -12,6 +12,7 @@ use std::time::Duration;
 use agentfs_core::lower::MemoryLower;
 use agentfs_core::{LowerLayer, Name, Overlay, OverlayConfig, Owner, StorageError};
 use agentfs_hostdir::{HostClock, HostDir};
+use agentfs_session::{Note, Noted};
 use agentfs_sqlite::{Database, DatabaseFiles, OpenError, OpenOptions, SqliteStorage, Volume};
 use anyhow::{Context as _, Result};
 
@@ -69,6 +70,18 @@ impl Store {
             result => Ok(result?),
         }
     }
+}
+
+/// Writes to the store or the log of a session: by its server where it is live, which goes
+/// on knowing its files, else to the database itself.
+pub(crate) fn note(located: &Located, note: &Note) -> Result<Noted> {
+    if let Some(noted) = agentfs_session::note(&located.db, note)? {
+        return Ok(noted);
+    }
+    let store = Store::write(located)?;
+    let noted = note.write_to(&store.storage);
+    store.close()?;
+    Ok(noted?)
 }
 
 /// Opens a database for reading. One that an SDK has made is given our extension

@@ -15,6 +15,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use crate::enter::{self, Entry, Failure};
 use crate::environment;
 use crate::error::SessionError;
+use crate::note::{Note, Noted};
 use crate::prepare::{
     checked_allows, checked_base, home, make_temps, open_database, real_database_path,
     remove_unused,
@@ -32,6 +33,9 @@ use crate::terminal::{End, Signals, Terminal, wait};
 /// finish committing) or to answer.
 const START_TIMEOUT: Duration = Duration::from_secs(90);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// The longest note that fits into a message whatever is in it: JSON takes up to six bytes
+/// for one.
+const NOTE_MAX_BYTES: usize = 128 << 10;
 /// How often starting is tried again when the server found ends just then.
 const ATTEMPTS: u32 = 5;
 
@@ -412,6 +416,31 @@ pub(crate) fn flush(db: &Path) -> Result<bool, SessionError> {
     let mut connection = Connection::new(&directory, socket);
     match connection.ask(&Request::Flush { version: VERSION }) {
         Ok(Reply::Flushed) => Ok(true),
+        Ok(Reply::Refused(error)) => Err(error),
+        Ok(other) => {
+            Err(connection.broken(&io::Error::other(format!("unexpected answer {other:?}"))))
+        }
+        Err(error) => Err(connection.broken(&error)),
+    }
+}
+
+/// See [`crate::note`].
+pub(crate) fn note(db: &Path, note: &Note) -> Result<Option<Noted>, SessionError> {
+    // Of other versions only this is understood.
+    if note.len_bytes() > NOTE_MAX_BYTES || !flush(db).unwrap_or(false) {
+        return Ok(None);
+    }
+    let Some((directory, socket)) = live(db) else {
+        return Ok(None);
+    };
+    let mut connection = Connection::new(&directory, socket);
+    let request = Request::Note {
+        version: VERSION,
+        note: note.clone(),
+    };
+    match connection.ask(&request) {
+        Ok(Reply::Noted(noted)) => Ok(Some(noted)),
+        Ok(Reply::NotNow) => Ok(None),
         Ok(Reply::Refused(error)) => Err(error),
         Ok(other) => {
             Err(connection.broken(&io::Error::other(format!("unexpected answer {other:?}"))))

@@ -131,6 +131,12 @@ pub enum SessionError {
         /// The server's log.
         log: PathBuf,
     },
+    /// A key or a tool call was refused.
+    #[error("{reason}")]
+    NoteRefused {
+        /// The sentence of the store or the log.
+        reason: String,
+    },
     /// The server does not speak this version.
     #[error(
         "the session is served by another version of agentfs (protocol {theirs}, this is {ours}): leave it in all terminals first"

@@ -34,6 +34,7 @@ mod holder;
 mod inside;
 mod log;
 mod mounts;
+mod note;
 mod plan;
 mod prepare;
 mod protocol;
@@ -49,6 +50,7 @@ mod sys;
 mod terminal;
 
 pub use error::SessionError;
+pub use note::{Call, Note, NoteError, Noted};
 pub use request::{
     BadSessionName, Facts, Limit, RunOutcome, RunRequest, SessionInfo, SessionName, TerminalInfo,
 };
@@ -113,6 +115,17 @@ pub fn find_session(db: &Path) -> Result<Option<SessionInfo>, SessionError> {
 /// When the session's server does not answer, or is of another version.
 pub fn flush(db: &Path) -> Result<bool, SessionError> {
     client::flush(db)
+}
+
+/// Has the live session on this database write a [`Note`], and returns when it is on
+/// stable storage. `None`, with nothing written, when no session is live that could: it is
+/// for the caller to write it then.
+///
+/// # Errors
+/// [`SessionError::NoteRefused`] with the sentence of whoever refused it, and when the
+/// session's server does not answer: then it may or may not have been written.
+pub fn note(db: &Path, note: &Note) -> Result<Option<Noted>, SessionError> {
+    client::note(db, note)
 }
 
 /// Ends a session: SIGTERM to everything inside, SIGKILL after `grace`; returns

@@ -19,10 +19,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::SessionError;
+use crate::note::{Note, Noted};
 use crate::request::{Limit, SessionInfo, SessionName};
 
 /// Counts every change of a message. Both sides must have the same.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 /// The longest message, in bytes.
 const MESSAGE_MAX_BYTES: usize = 1 << 20;
 /// The most descriptors one message carries.
@@ -85,6 +86,8 @@ pub(crate) enum Request {
     Info { version: u32 },
     /// Asks that everything done so far be in the database.
     Flush { version: u32 },
+    /// Asks for something to be written beside the files.
+    Note { version: u32, note: Note },
     /// Ends the session.
     Stop { version: u32, grace_ms: u64 },
 }
@@ -102,6 +105,10 @@ pub(crate) enum Reply {
     Info(Box<SessionInfo>),
     /// Everything is in the database, unless it is held by somebody.
     Flushed,
+    /// It is in the database.
+    Noted(Noted),
+    /// Nothing was written: the database is held by somebody.
+    NotNow,
     /// The connection closes when it has ended.
     Stopping,
     Refused(SessionError),

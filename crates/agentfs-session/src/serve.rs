@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 
 use crate::db_watch::DbWatcher;
 use crate::error::SessionError;
+use crate::note::{Note, NoteError, Noted};
 use crate::protocol::Volume;
 use crate::runtime;
 
@@ -244,19 +245,28 @@ impl View {
         served.map(|one| one.overlay.referenced_inodes()).sum()
     }
 
-    /// Commits what has been done so far. Returns in any case after a second, as
-    /// nobody else is answered meanwhile.
-    pub(crate) fn flush(&self) {
+    /// Writes to the store or the log beside the files.
+    ///
+    /// # Errors
+    /// Theirs.
+    pub(crate) fn write(&self, note: &Note) -> Result<Noted, NoteError> {
+        note.write_to(&self.database.volume(agentfs_sqlite::Volume::View))
+    }
+
+    /// Commits what has been done so far, and tells whether that succeeded. Returns in
+    /// any case after a second, as nobody else is answered meanwhile.
+    pub(crate) fn flush(&self) -> bool {
         let (sender, receiver) = std::sync::mpsc::sync_channel(1);
         self.database.sync_in_background(Box::new(move |result| {
             // Nobody waits any more when this fails.
             let _ = sender.send(result);
         }));
         match receiver.recv_timeout(FLUSH_PATIENCE) {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => return true,
             Ok(Err(error)) => tracing::warn!("what was done could not be committed: {error}"),
             Err(error) => tracing::warn!("committing takes longer than others wait: {error}"),
         }
+        false
     }
 
     /// After the namespace of the mounts has ended: waits until they are gone,

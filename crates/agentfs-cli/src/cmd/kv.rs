@@ -7,6 +7,7 @@ use agentfs_core::kv::{Kv, VALUE_MAX_BYTES};
 use agentfs_core::storage::KvRow;
 use agentfs_core::types::Clock as _;
 use agentfs_hostdir::HostClock;
+use agentfs_session::{Note, Noted};
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -14,7 +15,7 @@ use serde_json::value::RawValue;
 use crate::args::{KvArgs, KvCommand};
 use crate::locate;
 use crate::output::{JsonArray, Out, json_or_text, quote, say};
-use crate::store::Store;
+use crate::store::{self, Store};
 
 pub(crate) fn kv(args: &KvArgs) -> Result<u8> {
     match &args.command {
@@ -52,18 +53,25 @@ fn set(name: &OsStr, key: &str, value: &str) -> Result<u8> {
     } else {
         value
     };
-    let store = Store::write(&locate::existing(name)?)?;
-    let set = Kv::new(&store.storage).set(key, value, HostClock.now().secs);
-    store.close()?;
-    set?;
+    let note = Note::SetKey {
+        key: key.to_owned(),
+        value: value.to_owned(),
+        now: HostClock.now().secs,
+    };
+    store::note(&locate::existing(name)?, &note)?;
     Ok(0)
 }
 
 fn delete(name: &OsStr, key: &str) -> Result<u8> {
-    let store = Store::write(&locate::existing(name)?)?;
-    let deleted = Kv::new(&store.storage).delete(key);
-    store.close()?;
-    Ok(if deleted? { 0 } else { no_such_key(key) })
+    let note = Note::DeleteKey {
+        key: key.to_owned(),
+    };
+    let noted = store::note(&locate::existing(name)?, &note)?;
+    Ok(if noted == Noted::Deleted(true) {
+        0
+    } else {
+        no_such_key(key)
+    })
 }
 
 fn no_such_key(key: &str) -> u8 {

@@ -3,25 +3,26 @@
 use std::io::Write as _;
 
 use agentfs_core::Timestamp;
-use agentfs_core::audit::{Audit, Outcome, ToolCall};
+use agentfs_core::audit::{Outcome, ToolCall};
 use agentfs_core::types::Clock as _;
 use agentfs_hostdir::HostClock;
+use agentfs_session::{Call, Note, Noted};
 use anyhow::{Result, bail};
 
 use crate::args::{RecordArgs, ToolArgs, ToolCommand};
 use crate::locate;
 use crate::output::{Out, quote};
-use crate::store::Store;
+use crate::store;
 
 pub(crate) fn tool(args: &ToolArgs) -> Result<u8> {
     let ToolCommand::Record(args) = &args.command;
     let call = call(args, HostClock.now())?;
-    let store = Store::write(&locate::existing(&args.name)?)?;
-    let recorded = Audit::new(&store.storage).record(&call);
-    store.close()?;
-    let id = recorded?;
+    let note = Note::RecordCall(Call::from(&call));
+    let noted = store::note(&locate::existing(&args.name)?, &note)?;
     let mut out = Out::new();
-    writeln!(out, "{id}")?;
+    if let Noted::Recorded(id) = noted {
+        writeln!(out, "{id}")?;
+    }
     out.finish()?;
     Ok(0)
 }

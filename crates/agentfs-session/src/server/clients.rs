@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use super::Server;
 use crate::error::SessionError;
+use crate::note::Note;
 use crate::protocol::{Channel, HolderReply, HolderRequest, Inside, Reply, Request, VERSION};
 use crate::request::{SessionInfo, TerminalInfo};
 use crate::runtime;
@@ -77,6 +78,7 @@ impl Server {
                 Request::Join { version, .. }
                 | Request::Info { version }
                 | Request::Flush { version }
+                | Request::Note { version, .. }
                 | Request::Stop { version, .. } => *version,
                 Request::Leave => VERSION,
             };
@@ -129,6 +131,7 @@ impl Server {
                 self.view.flush();
                 (Reply::Flushed, None)
             }
+            Request::Note { note, .. } => (self.note(&note), None),
             Request::Stop { grace_ms, .. } => (
                 Reply::Stopping,
                 Some(Duration::from_millis(grace_ms.min(60_000))),
@@ -165,6 +168,23 @@ impl Server {
             tty: inside_tty.map(|tty| PathBuf::from(tty).into()),
             joined_before,
         }))
+    }
+
+    fn note(&self, note: &Note) -> Reply {
+        // What waits to be written can keep this waiting for long.
+        if !self.view.flush() {
+            return Reply::NotNow;
+        }
+        let refused = |reason| Reply::Refused(SessionError::NoteRefused { reason });
+        match self.view.write(note) {
+            Ok(noted) if self.view.flush() => Reply::Noted(noted),
+            Ok(_) => refused(
+                "another program has just taken the database: this will be written, and is lost \
+                 if the session's server is killed before"
+                    .to_owned(),
+            ),
+            Err(error) => refused(error.to_string()),
+        }
     }
 
     fn info(&mut self) -> SessionInfo {

@@ -79,8 +79,12 @@ pub(crate) struct Detached<'a> {
     pub(crate) control: BorrowedFd<'a>,
 }
 
-/// Starts a program in a session of its own, as no child of ours, with four
-/// descriptors, working directory `/` and no signal blocked.
+/// Starts a program away from the terminal and in a process group of its own, as no
+/// child of ours, with four descriptors, working directory `/` and no signal blocked.
+///
+/// It stays in this process session: one of its own, setsid(2), is scheduled as a group of
+/// its own (sched(7), "autogroup"), and where the two sides of a request are of two groups,
+/// each change between them costs more.
 pub(crate) fn spawn_detached(what: &Detached<'_>) -> io::Result<()> {
     let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
         strings
@@ -101,7 +105,15 @@ pub(crate) fn spawn_detached(what: &Detached<'_>) -> io::Result<()> {
         // SAFETY: only async-signal-safe calls from here to execve; the
         // pointers stay valid, they are owned above.
         unsafe {
-            libc::setsid();
+            if libc::setpgid(0, 0) < 0 {
+                return 1;
+            }
+            let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_NONBLOCK | libc::O_CLOEXEC;
+            let terminal = libc::open(c"/dev/tty".as_ptr(), flags);
+            // Without one there is nothing to leave.
+            if terminal >= 0 && libc::ioctl(terminal, libc::TIOCNOTTY) < 0 {
+                return 1;
+            }
             match libc::fork() {
                 0 => exec_with_fds(what.program, &args, &env, fds),
                 -1 => 1,

@@ -1,7 +1,11 @@
 //! The terminal inside: job control, interrupts, size, pipelines.
 
-use super::as_everyone;
+use std::fs;
+
+use agentfs_tests::world::World;
+
 use super::tty::Tty;
+use super::{as_everyone, eventually, live, server_pid};
 
 /// Runs a conversation on a terminal, as root and as an ordinary user.
 fn on_a_terminal(talk: impl Fn(&mut Tty)) {
@@ -59,6 +63,51 @@ fn control_z_stops_the_run_and_fg_resumes_it() {
         tty.line("stty -a | grep -c isig");
         tty.expect("1");
     });
+}
+
+/// The server is in the process session of that terminal, but not on it.
+#[test]
+fn the_terminal_that_began_a_session_may_be_closed() {
+    as_everyone(|world| {
+        let mut tty = match Tty::new(world) {
+            Ok(tty) => tty,
+            Err(why) => return agentfs_tests::skip::skipped(&why),
+        };
+        tty.line("$A run -q --session s -- sh -c 'echo u''p; sleep 600'");
+        tty.expect("up");
+        is_apart(world);
+        let script = "echo here; while [ ! -e end ]; do sleep 0.05; done; cat end";
+        let mut second = world.in_session("s", script).start();
+        eventually("the second is in", || second.printed().0 == b"here\n");
+        drop(tty);
+        let terminals = || live(world, "s").map(|s| s["terminals"].as_array().map(Vec::len));
+        eventually("the first has gone", || terminals() == Some(Some(1)));
+        let _ = world.in_session("s", "echo kept > end").finish().ok();
+        assert_eq!(second.wait().ok().out(), "here\nkept\n");
+        world.wait_for_end("s");
+    });
+}
+
+/// No terminal, a process group of its own, and the scheduling group of whoever began it.
+fn is_apart(world: &World) {
+    let session = live(world, "s").expect("a live session");
+    let began = session["terminals"][0]["pid"].as_i64().expect("a pid");
+    let server = server_pid(world, "s");
+    let of = |pid: i64, file: &str| fs::read_to_string(format!("/proc/{pid}/{file}"));
+    let stat = of(server.into(), "stat").expect("a process");
+    let (_, stat) = stat.rsplit_once(')').expect("a name");
+    let stat: Vec<_> = stat.split_whitespace().collect();
+    let (group, terminal) = (stat[2], stat[4]);
+    assert_eq!(terminal, "0");
+    let run = of(began, "stat").expect("a process");
+    let run_group = run
+        .rsplit_once(')')
+        .and_then(|(_, rest)| rest.split_whitespace().nth(2));
+    assert_ne!(Some(group), run_group);
+    // A kernel may be built without.
+    if let Ok(scheduled) = of(server.into(), "autogroup") {
+        assert_eq!(scheduled, of(began, "autogroup").expect("a process"));
+    }
 }
 
 #[test]

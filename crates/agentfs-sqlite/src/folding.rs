@@ -151,7 +151,7 @@ impl<'scope, 'env> Folding<'scope, 'env> {
 /// Whether less is left than before: somebody who reads may be in the way.
 fn beside(shared: &Shared) -> Result<bool, StorageError> {
     let _folding = shared.mailbox.folding.lock();
-    let lease = shared.lease(Purpose::Read)?;
+    let lease = shared.lease(Purpose::Fold)?;
     if lease.is_snapshot() {
         return Err(StorageError::Busy);
     }

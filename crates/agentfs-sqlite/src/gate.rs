@@ -83,6 +83,8 @@ pub(crate) struct Gate {
 #[derive(Debug)]
 struct Inner {
     leases: usize,
+    /// One of them, since the locks were taken, was not for reading only.
+    has_written: bool,
     mode: Mode,
     open: Option<Open>,
     /// They were closed as others may have written, and none has been opened since.
@@ -110,7 +112,8 @@ struct Open {
     writer: Option<Connection>,
     readers: Vec<Connection>,
     files: Files,
-    /// The files as the last lease left them; none when that could not be seen.
+    /// The files as the last lease left them, or when they were opened; none when that
+    /// could not be seen, or others wrote meanwhile.
     left: Option<Left>,
     /// How much of a `-wal` that was removed has been taken note of.
     lost_bytes: u64,
@@ -127,6 +130,8 @@ struct Files {
 pub(crate) enum Purpose {
     /// Queries.
     Read,
+    /// Folding beside whoever writes: as reading, but the files are not left as they were.
+    Fold,
     /// The one writer.
     Write,
 }
@@ -148,6 +153,7 @@ impl Gate {
         Self {
             inner: Mutex::new(Inner {
                 leases: 0,
+                has_written: false,
                 mode: Mode::Rest,
                 open: None,
                 suspect: false,
@@ -211,6 +217,7 @@ impl Gate {
         match lease {
             Ok(lease) => {
                 inner.leases += 1;
+                inner.has_written |= purpose != Purpose::Read;
                 Ok(lease)
             }
             Err(error) => {
@@ -238,13 +245,13 @@ impl Gate {
                     (Some(connect(PAGE_CACHE_KIB)?), None)
                 }
             },
-            (Mode::Shared, Purpose::Read, Some(open)) => match open.readers.pop() {
+            (Mode::Shared, Purpose::Read | Purpose::Fold, Some(open)) => match open.readers.pop() {
                 Some(conn) => (Some(conn), None),
                 None => (Some(connect(READER_PAGE_CACHE_KIB)?), None),
             },
             (_, Purpose::Write, _) => return Err(StorageError::Busy),
             // The first query finds out whether a kept snapshot is current.
-            (_, Purpose::Read, _) => match inner.snapshots.pop() {
+            (_, Purpose::Read | Purpose::Fold, _) => match inner.snapshots.pop() {
                 Some((conn, stamp)) => (Some(conn), Some(stamp)),
                 None => (None, Some(Stamp::none())),
             },
@@ -260,6 +267,7 @@ impl Gate {
 
     /// Takes the locks, or finds that they cannot be had.
     fn acquire(&self, inner: &mut Inner) -> Result<(), StorageError> {
+        inner.has_written = false;
         if self.access == Access::Snapshot || !self.lock_database()? {
             inner.mode = Mode::Snapshot;
             return Ok(());
@@ -307,7 +315,12 @@ impl Gate {
         match self.open_all() {
             Ok(mut open) => {
                 open.files.keep_wal(wal_before);
-                if std::mem::take(&mut inner.suspect) && !self.holds(left_before, &open) {
+                open.left = Left::of(&self.database, &open.files.wal, &open.files.shm).ok();
+                // Where they hold what was left, others have at most read.
+                let is_same = left_before
+                    .zip(open.left)
+                    .is_some_and(|(before, now)| before.is_same_content(&now));
+                if std::mem::take(&mut inner.suspect) && !is_same {
                     self.changes.fetch_add(1, Ordering::AcqRel);
                 }
                 inner.open = Some(open);
@@ -322,14 +335,6 @@ impl Gate {
                 Err(error)
             }
         }
-    }
-
-    /// Whether the files, with all connections opened anew, hold what was left: others have
-    /// at most read. What they commit from now on, the version tells.
-    fn holds(&self, left: Option<Left>, open: &Open) -> bool {
-        let now = Left::of(&self.database, &open.files.wal, &open.files.shm);
-        left.zip(now.ok())
-            .is_some_and(|(left, now)| left.is_same_content(&now))
     }
 
     fn open_all(&self) -> Result<Open, StorageError> {
@@ -359,7 +364,6 @@ impl Gate {
             writer,
             readers,
             files,
-            // While it is in use it is not looked at.
             left: None,
             lost_bytes: 0,
         })
@@ -412,10 +416,16 @@ impl Gate {
         if inner.mode == Mode::Shared
             && let Some(open) = &mut inner.open
         {
-            open.left = Left::of(&self.database, &open.files.wal, &open.files.shm).ok();
+            let now = Left::of(&self.database, &open.files.wal, &open.files.shm).ok();
+            // What others committed while we were in must not be taken for ours.
+            let is_ours = match inner.has_written {
+                false => open.left == now,
+                true => self.is_version_as_noted(open),
+            };
+            open.left = now.filter(|_| is_ours);
             sys::unlock(&open.files.shm, SHM_IN_USE);
             sys::unlock(&self.database, DATABASE_SHARED);
-            if open.left.is_some_and(|left| left.tells_of_deletion()) {
+            if now.is_some_and(|left| left.tells_of_deletion()) {
                 // No program that keeps to SQLite's locks could while we held them: a
                 // change of the journal mode of our own, which folds first, or
                 // somebody's hand. Our descriptors are of no use.
@@ -424,6 +434,17 @@ impl Gate {
             }
         }
         inner.mode = Mode::Rest;
+    }
+
+    /// Whether nobody else has committed, as far as the connection that writes can tell.
+    fn is_version_as_noted(&self, open: &Open) -> bool {
+        let noted = self.version.load(Ordering::Acquire);
+        match &open.writer {
+            Some(writer) if noted != 0 => {
+                connection::data_version(writer).is_ok_and(|now| now == noted)
+            }
+            _ => true,
+        }
     }
 
     /// Runs `f` on the `-wal` and the `-shm`; none when they are not open.
@@ -441,13 +462,14 @@ impl Gate {
         Some(f(&files.wal, &files.shm))
     }
 
-    /// Whether the files changed since the last lease ended, as far as can be
-    /// seen without one.
+    /// Whether the files may have changed since the last lease ended. While one is out
+    /// that cannot be seen without another.
     pub(crate) fn looks_changed(&self) -> bool {
         let inner = self.inner.lock();
         match (&inner.open, inner.mode) {
             (Some(open), Mode::Rest | Mode::Snapshot) => self.left_as_is(open).is_none(),
-            _ => false,
+            (Some(_), Mode::Shared) => true,
+            (None, _) => false,
         }
     }
 

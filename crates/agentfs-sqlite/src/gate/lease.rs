@@ -92,7 +92,7 @@ impl Drop for Lease<'_> {
                 }
                 (None, Some(open))
                     if tidy
-                        && self.purpose == Purpose::Read
+                        && self.purpose != Purpose::Write
                         && open.readers.len() < READERS_KEPT =>
                 {
                     open.readers.push(conn);

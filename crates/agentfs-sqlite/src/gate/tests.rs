@@ -194,6 +194,41 @@ fn a_write_after_a_look_is_told_by_the_version() {
     assert!(!is_changed());
 }
 
+/// What is committed between the first look at the files and the last is not taken for what
+/// was left.
+#[test]
+fn regression_a_write_during_a_lease_is_not_passed_over() {
+    let place = Place::new();
+    for (row, purpose) in [(2, Purpose::Read), (3, Purpose::Write)] {
+        assert!(!place.gate.looks_changed());
+        let lease = place.gate.enter(purpose).unwrap();
+        if purpose == Purpose::Write {
+            let ours = "CREATE TABLE other (x)";
+            lease.query(|conn| execute(conn, ours)).unwrap();
+        }
+        sqlite3_killed(&place.path(), &format!("INSERT INTO t VALUES ({row})"));
+        assert!(place.gate.looks_changed(), "{purpose:?}: while it is out");
+        drop(lease);
+        assert!(place.gate.looks_changed(), "{purpose:?}: and after");
+        let changes = place.gate.changes();
+        assert_eq!(place.number("SELECT max(x) FROM t"), row);
+        assert!(place.gate.changes() > changes, "{purpose:?}");
+    }
+    // What is written and folded here is no news.
+    place.write("INSERT INTO t VALUES (4)");
+    assert!(!place.gate.looks_changed());
+    let folding = place.gate.enter(Purpose::Fold).unwrap();
+    assert!(folding.query(connection::checkpoint_passive).unwrap());
+    drop(folding);
+    assert!(!place.gate.looks_changed());
+    place.write("INSERT INTO t VALUES (5)");
+    place.gate.fold().unwrap();
+    assert!(!place.gate.looks_changed());
+    let changes = place.gate.changes();
+    assert_eq!(place.number("SELECT max(x) FROM t"), 5);
+    assert_eq!(place.gate.changes(), changes);
+}
+
 /// A transaction that failed half-way, of ours or of another, is no change; the same
 /// begun again writes the same first frame, and is.
 #[test]

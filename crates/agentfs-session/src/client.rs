@@ -73,6 +73,19 @@ impl Connection {
         self.channel.send(request, &[])?;
         self.channel.receive()
     }
+
+    /// As [`Self::ask`]; a refusal, and no answer, are errors.
+    fn answer(&mut self, request: &Request) -> Result<Reply, SessionError> {
+        match self.ask(request) {
+            Ok(Reply::Refused(error)) => Err(error),
+            Ok(reply) => Ok(reply),
+            Err(error) => Err(self.broken(&error)),
+        }
+    }
+
+    fn unexpected(&self, reply: &Reply) -> SessionError {
+        self.broken(&io::Error::other(format!("unexpected answer {reply:?}")))
+    }
 }
 
 /// See [`crate::run`].
@@ -414,38 +427,34 @@ pub(crate) fn flush(db: &Path) -> Result<bool, SessionError> {
         return Ok(false);
     };
     let mut connection = Connection::new(&directory, socket);
-    match connection.ask(&Request::Flush { version: VERSION }) {
-        Ok(Reply::Flushed) => Ok(true),
-        Ok(Reply::Refused(error)) => Err(error),
-        Ok(other) => {
-            Err(connection.broken(&io::Error::other(format!("unexpected answer {other:?}"))))
-        }
-        Err(error) => Err(connection.broken(&error)),
+    match connection.answer(&Request::Flush { version: VERSION })? {
+        Reply::Flushed => Ok(true),
+        other => Err(connection.unexpected(&other)),
     }
 }
 
 /// See [`crate::note`].
 pub(crate) fn note(db: &Path, note: &Note) -> Result<Option<Noted>, SessionError> {
-    // Of other versions only this is understood.
-    if note.len_bytes() > NOTE_MAX_BYTES || !flush(db).unwrap_or(false) {
+    if note.len_bytes() > NOTE_MAX_BYTES {
         return Ok(None);
     }
     let Some((directory, socket)) = live(db) else {
         return Ok(None);
     };
     let mut connection = Connection::new(&directory, socket);
+    // Other versions understand this, and refuse it.
+    let understood = connection.answer(&Request::Flush { version: VERSION });
+    if !matches!(understood, Ok(Reply::Flushed)) {
+        return Ok(None);
+    }
     let request = Request::Note {
         version: VERSION,
         note: note.clone(),
     };
-    match connection.ask(&request) {
-        Ok(Reply::Noted(noted)) => Ok(Some(noted)),
-        Ok(Reply::NotNow) => Ok(None),
-        Ok(Reply::Refused(error)) => Err(error),
-        Ok(other) => {
-            Err(connection.broken(&io::Error::other(format!("unexpected answer {other:?}"))))
-        }
-        Err(error) => Err(connection.broken(&error)),
+    match connection.answer(&request)? {
+        Reply::Noted(noted) => Ok(Some(noted)),
+        Reply::NotNow => Ok(None),
+        other => Err(connection.unexpected(&other)),
     }
 }
 
@@ -455,18 +464,13 @@ pub(crate) fn stop(db: &Path, grace: Duration) -> Result<(), SessionError> {
         live(db).ok_or_else(|| SessionError::NoSession { db: db.to_owned() })?;
     let mut connection = Connection::new(&directory, socket);
     let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-    match connection.ask(&Request::Stop {
+    let request = Request::Stop {
         version: VERSION,
         grace_ms,
-    }) {
-        Ok(Reply::Stopping) => {}
-        Ok(Reply::Refused(error)) => return Err(error),
-        Ok(other) => {
-            return Err(
-                connection.broken(&io::Error::other(format!("unexpected answer {other:?}")))
-            );
-        }
-        Err(error) => return Err(connection.broken(&error)),
+    };
+    match connection.answer(&request)? {
+        Reply::Stopping => {}
+        other => return Err(connection.unexpected(&other)),
     }
     connection
         .channel

@@ -315,7 +315,6 @@ impl Gate {
         match self.open_all() {
             Ok(mut open) => {
                 open.files.keep_wal(wal_before);
-                open.left = Left::of(&self.database, &open.files.wal, &open.files.shm).ok();
                 // Where they hold what was left, others have at most read.
                 let is_same = left_before
                     .zip(open.left)
@@ -355,6 +354,7 @@ impl Gate {
             })
         })()
         .map_err(|e| io_error(&e))?;
+        let left = Left::of(&self.database, &files.wal, &files.shm).ok();
         let (writer, readers) = if read_write {
             (Some(conn), Vec::new())
         } else {
@@ -364,7 +364,7 @@ impl Gate {
             writer,
             readers,
             files,
-            left: None,
+            left,
             lost_bytes: 0,
         })
     }

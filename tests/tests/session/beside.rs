@@ -1,7 +1,6 @@
 //! Commands and programs at the database of a live session: what they cost it.
 
-use std::fs;
-
+use agentfs_testkit::reads::reads_in;
 use agentfs_tests::world::World;
 
 use super::{as_everyone, eventually, live, server_pid};
@@ -11,10 +10,7 @@ const FILES: u64 = 500;
 
 /// How often the server has read, requests included.
 fn reads(world: &World) -> u64 {
-    let io = format!("/proc/{}/io", server_pid(world, "s"));
-    let io = fs::read_to_string(io).expect("the server's counts");
-    let count = io.lines().find_map(|line| line.strip_prefix("syscr: "));
-    count.and_then(|n| n.parse().ok()).expect("a count")
+    reads_in(&format!("/proc/{}/io", server_pid(world, "s")))
 }
 
 /// What the server reads while a program looks at each file twice, once what the session

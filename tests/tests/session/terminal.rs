@@ -94,16 +94,15 @@ fn is_apart(world: &World) {
     let began = session["terminals"][0]["pid"].as_i64().expect("a pid");
     let server = server_pid(world, "s");
     let of = |pid: i64, file: &str| fs::read_to_string(format!("/proc/{pid}/{file}"));
-    let stat = of(server.into(), "stat").expect("a process");
-    let (_, stat) = stat.rsplit_once(')').expect("a name");
-    let stat: Vec<_> = stat.split_whitespace().collect();
-    let (group, terminal) = (stat[2], stat[4]);
+    let group_and_terminal = |pid: i64| {
+        let stat = of(pid, "stat").expect("a process");
+        let (_, rest) = stat.rsplit_once(')').expect("a name");
+        let fields: Vec<_> = rest.split_whitespace().map(str::to_owned).collect();
+        (fields[2].clone(), fields[4].clone())
+    };
+    let (group, terminal) = group_and_terminal(server.into());
     assert_eq!(terminal, "0");
-    let run = of(began, "stat").expect("a process");
-    let run_group = run
-        .rsplit_once(')')
-        .and_then(|(_, rest)| rest.split_whitespace().nth(2));
-    assert_ne!(Some(group), run_group);
+    assert_ne!(group, group_and_terminal(began).0);
     // A kernel may be built without.
     if let Ok(scheduled) = of(server.into(), "autogroup") {
         assert_eq!(scheduled, of(began, "autogroup").expect("a process"));

@@ -76,9 +76,10 @@ impl HostDir {
         })
     }
 
-    /// Leaves out a database that this process has open: neither it (under whatever
-    /// name) nor its companions are seen, or ever opened. The root of this is at
-    /// `directory` on the host, by which they are looked for.
+    /// Leaves out a database that this process has open: neither it and its `index`, the
+    /// `-shm` (both under whatever name), nor `others` that lie beside it are seen, or
+    /// ever opened. The root of this is at `directory` on the host, by which they are
+    /// looked for.
     ///
     /// For closing any descriptor of a file gives up all locks that the process
     /// has on it (fcntl(2)), SQLite's with them.
@@ -87,9 +88,10 @@ impl HostDir {
         mut self,
         directory: &Path,
         database: &Path,
-        companions: &[&Path],
+        index: &Path,
+        others: &[&Path],
     ) -> Self {
-        self.left_out = Arc::new(LeftOut::database(directory, database, companions));
+        self.left_out = Arc::new(LeftOut::database(directory, database, index, others));
         self
     }
 

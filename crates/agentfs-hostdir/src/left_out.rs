@@ -16,8 +16,8 @@ pub(crate) struct LeftOut {
     paths: Vec<LowerPath>,
     /// Device and inode.
     file: Option<(u64, u64)>,
-    /// On the host. Which files they are changes, see [`Self::is_companion`].
-    companions: Vec<PathBuf>,
+    /// The `-shm`, on the host. Which file that is changes, see [`Self::is_index`].
+    index: PathBuf,
 }
 
 /// SQLite's `-shm` is of whole pieces of this size (`WALINDEX_PGSZ`).
@@ -25,19 +25,24 @@ const SHM_PIECE_BYTES: i64 = 32 << 10;
 
 impl LeftOut {
     /// As [`crate::HostDir::without_database`].
-    pub(crate) fn database(directory: &Path, database: &Path, companions: &[&Path]) -> Self {
+    pub(crate) fn database(
+        directory: &Path,
+        database: &Path,
+        index: &Path,
+        others: &[&Path],
+    ) -> Self {
         let within = |path: &&Path| {
             let path = path.strip_prefix(directory).ok()?;
             LowerPath::parse(path.as_os_str().as_bytes()).ok()
         };
         Self {
-            paths: [database]
+            paths: [database, index]
                 .iter()
-                .chain(companions)
+                .chain(others)
                 .filter_map(within)
                 .collect(),
             file: identity(database),
-            companions: companions.iter().map(|&path| path.into()).collect(),
+            index: index.into(),
         }
     }
 
@@ -50,18 +55,17 @@ impl LeftOut {
     }
 
     pub(crate) fn is_file(&self, stat: &Stat) -> bool {
-        self.file == Some((stat.st_dev, stat.st_ino)) || self.is_companion(stat)
+        self.file == Some((stat.st_dev, stat.st_ino)) || self.is_index(stat)
     }
 
-    /// Whether it is a companion that locks are taken on, a `-shm`, by whatever path:
-    /// by another mount of its directory, say. It is asked for by path only where the
-    /// size is that of one.
-    fn is_companion(&self, stat: &Stat) -> bool {
+    /// Whether it is the `-shm`, the one companion that locks are taken on, by whatever
+    /// path: by another mount of its directory, say. It is asked for only where the size
+    /// is that of one; what is looked at must not have to be read from the disk.
+    fn is_index(&self, stat: &Stat) -> bool {
         let may_be = self.file.is_some_and(|(dev, _)| dev == stat.st_dev)
             && stat.st_size > 0
             && stat.st_size % SHM_PIECE_BYTES == 0;
-        let is = |path: &PathBuf| identity(path) == Some((stat.st_dev, stat.st_ino));
-        may_be && self.companions.iter().any(is)
+        may_be && identity(&self.index) == Some((stat.st_dev, stat.st_ino))
     }
 
     /// Whether a listing's number may be that of the file: it says nothing of the

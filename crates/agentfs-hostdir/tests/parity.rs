@@ -434,8 +434,8 @@ fn the_own_database_is_neither_seen_nor_opened() {
     let meta = fs::metadata(file("link")).unwrap();
     let path = |name: &str| LowerPath::parse(name.as_bytes()).unwrap();
     let host = HostDir::open(top.path()).unwrap();
-    let companions = [&file("sub/s.db-wal") as &Path, &file("sub/s.db-shm")];
-    let host = host.without_database(top.path(), &file("sub/s.db"), &companions);
+    let (database, index, log) = (file("sub/s.db"), file("sub/s.db-shm"), file("sub/s.db-wal"));
+    let host = host.without_database(top.path(), &database, &index, &[&log]);
     let shown = |dir: &LowerPath| -> Vec<Vec<u8>> {
         let entries = host.read_dir(dir).unwrap().into_iter();
         let mut names: Vec<_> = entries.map(|e| e.name.as_bytes().to_vec()).collect();

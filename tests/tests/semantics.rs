@@ -8,10 +8,12 @@ mod mounted;
 mod names;
 mod view;
 
+use std::ops::ControlFlow;
+
 use agentfs_core::lower::{LowerLayer, MemoryLower};
-use agentfs_core::overlay::{RenameMode, SetAttr, SetTime};
+use agentfs_core::overlay::{DirEntry, RenameMode, SetAttr, SetTime};
 use agentfs_core::storage::{LowerId, Storage};
-use agentfs_core::types::{FileKind, Ino, LowerPath, Timestamp};
+use agentfs_core::types::{Attr, FileKind, Ino, LowerPath, Timestamp};
 use agentfs_testkit::model::Model;
 
 use view::{View, name};
@@ -344,6 +346,44 @@ fn base_changes_show_while_unchanged() {
         "changed here: ours"
     );
     assert_eq!(view.attr("src/main.rs").kind, FileKind::Regular);
+}
+
+/// For a kernel that is told of every change: what it looked up it need not wait for again.
+#[test]
+fn a_listing_gives_what_was_seen_of_what_is_told() {
+    let base = project();
+    let view = View::over(&base);
+    let readme = view.ino("README");
+    let listed = |is_told: bool| {
+        let mut found = None;
+        let is_told = |_, ino| is_told && ino == readme;
+        let mut look = |entry: &DirEntry, attr: &Attr| {
+            if entry.name == name("README") {
+                assert_eq!(attr.ino, readme);
+                found = Some(attr.perm);
+            }
+            ControlFlow::Continue(())
+        };
+        view.overlay
+            .read_dir_plus_as_seen(Ino::ROOT, 0, &is_told, &mut look)
+            .unwrap();
+        found
+    };
+    base.set_perm("README", 0o600).unwrap();
+    assert_eq!(listed(true), Some(0o644), "as it was looked up");
+    assert_eq!(listed(false), Some(0o600));
+    assert_eq!(listed(true), Some(0o600), "as it was listed");
+    base.set_perm("README", 0o640).unwrap();
+    view.overlay.lower_changed(Ino::ROOT, Some(&name("README")));
+    assert_eq!(listed(true), Some(0o640), "it was told");
+    let set = SetAttr {
+        perm: Some(0o666),
+        ..SetAttr::default()
+    };
+    view.set("README", &set);
+    assert_eq!(listed(true), Some(0o666), "changed here: ours");
+    view.unlink("README");
+    assert_eq!(listed(true), None);
 }
 
 #[test]

@@ -136,6 +136,16 @@ impl InodeTable {
         Some(self.ino(*slot))
     }
 
+    /// What was found in the lower layer and has this name: its number, and what it is
+    /// there. It may have been copied up since.
+    pub(crate) fn lower_at(&self, parent: Ino, name: &Name) -> Option<(Ino, LowerId, FileKind)> {
+        let ino = self.at(parent, name)?;
+        let node = self.get(ino)?;
+        let lower = node.lower.as_ref()?;
+        let is_named = node.linkage == Linkage::Linked && node.detached.is_none();
+        is_named.then_some((ino, lower.id, lower.kind))
+    }
+
     pub(crate) fn inos(&self) -> Vec<Ino> {
         self.by_ino.iter().map(|&slot| self.ino(slot)).collect()
     }

@@ -460,7 +460,8 @@ pub(super) fn upper_attr(ino: Ino, row: &InodeRow) -> Attr {
     }
 }
 
-fn lower_attr(ino: Ino, attr: &LowerAttr) -> Attr {
+/// Attributes of an inode of the lower layer alone.
+pub(super) fn lower_attr(ino: Ino, attr: &LowerAttr) -> Attr {
     Attr {
         ino,
         kind: attr.kind,

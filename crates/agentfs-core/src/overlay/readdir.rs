@@ -13,6 +13,7 @@ use std::sync::Arc;
 use foldhash::fast::{FixedState, RandomState};
 use lru::LruCache;
 
+use super::lookup::lower_attr;
 use super::request::DirEntry;
 use super::{Overlay, merge};
 use crate::error::FsError;
@@ -164,6 +165,23 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
         cookie: u64,
         f: &mut dyn FnMut(&DirEntry, &Attr) -> ControlFlow<()>,
     ) -> Result<(), FsError> {
+        self.read_dir_plus_as_seen(ino, cookie, &|_, _| false, f)
+    }
+
+    /// As [`Self::read_dir_plus`]; but for an entry of the lower layer alone that is
+    /// referenced by this name, where it was last seen will do, if `is_told` says so, as
+    /// with [`Self::getattr_as_seen`], of its type and number. `is_told` must ask the
+    /// overlay nothing either.
+    ///
+    /// # Errors
+    /// As [`Self::read_dir`].
+    pub fn read_dir_plus_as_seen(
+        &self,
+        ino: Ino,
+        cookie: u64,
+        is_told: &dyn Fn(FileKind, Ino) -> bool,
+        f: &mut dyn FnMut(&DirEntry, &Attr) -> ControlFlow<()>,
+    ) -> Result<(), FsError> {
         let list = self.list(ino)?;
         let mut rest = list
             .0
@@ -176,18 +194,24 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
             let ended = self.storage.read(|txn| {
                 let moment = self.seen.moment();
                 for (_, entry) in page {
-                    let Some(child) = self.child(txn, ino, &entry.name)? else {
-                        continue;
+                    // Referenced before the kernel can know the number, and given
+                    // back when it will not.
+                    let known = self.reference_as_seen(txn, ino, entry, is_told)?;
+                    let attr = match known {
+                        Some(attr) => attr,
+                        None => {
+                            let Some(child) = self.child(txn, ino, &entry.name)? else {
+                                continue;
+                            };
+                            self.remember(ino, &entry.name, &child, moment);
+                            child.attr()
+                        }
                     };
-                    let attr = child.attr();
                     let entry = DirEntry {
                         ino: attr.ino,
                         kind: attr.kind,
                         ..entry.clone()
                     };
-                    // Taken before the kernel can know the number, and given
-                    // back when it will not.
-                    self.remember(ino, &entry.name, &child, moment);
                     if f(&entry, &attr).is_break() {
                         return Ok(Some(attr.ino));
                     }
@@ -201,6 +225,30 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
             }
         }
         Ok(())
+    }
+
+    /// Takes one reference on an entry that is referenced already, of which all is known
+    /// without a look at the lower layer.
+    fn reference_as_seen(
+        &self,
+        txn: &dyn ReadTxn,
+        dir: Ino,
+        entry: &DirEntry,
+        is_told: &dyn Fn(FileKind, Ino) -> bool,
+    ) -> Result<Option<Attr>, FsError> {
+        // One that has been copied up is the storage's.
+        if !is_told(entry.kind, entry.ino) || txn.inode(entry.ino)?.is_some() {
+            return Ok(None);
+        }
+        let Some(seen) = self.seen.get(entry.ino) else {
+            return Ok(None);
+        };
+        let mut table = self.table.lock();
+        let is_it = table.lower_at(dir, &entry.name) == Some((entry.ino, seen.id, seen.kind));
+        if is_it {
+            table.reference(entry.ino);
+        }
+        Ok(is_it.then(|| lower_attr(entry.ino, &seen)))
     }
 
     fn list(&self, dir: Ino) -> Result<Arc<List>, FsError> {

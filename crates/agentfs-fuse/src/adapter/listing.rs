@@ -13,6 +13,7 @@ use fuser::{INodeNo, ReplyDirectory, ReplyDirectoryPlus};
 
 use super::{AgentFs, DOT_DOT_COOKIE, GENERATION};
 use crate::convert::{errno, file_type, negative_entry};
+use crate::interest::FOR_GOOD;
 
 impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
     /// Names and kinds, from a position on, as many as the reply takes.
@@ -74,9 +75,12 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
                 ControlFlow::Continue(())
             }
         };
+        // Of what the base tells of its changes, as with `AgentFs::get_attr`.
+        let is_told = |kind, ino| self.asked_ttl(ino, kind, || Some(dir)) == FOR_GOOD;
+        let from = overlay_cookie(offset);
         let listed = self
             .overlay
-            .read_dir_plus(dir, overlay_cookie(offset), &mut add);
+            .read_dir_plus_as_seen(dir, from, &is_told, &mut add);
         // Not while it is being listed, see there.
         for (ino, kind) in changed {
             self.tell_changed(ino, kind);

@@ -386,6 +386,29 @@ fn a_listing_gives_what_was_seen_of_what_is_told() {
     assert_eq!(listed(true), None);
 }
 
+/// Others rename a file, and of the two names the new one is told of first.
+#[test]
+fn a_listing_finds_what_moved_in_the_base_by_its_new_name() {
+    let base = project();
+    let view = View::over(&base);
+    let readme = view.ino("README");
+    base.rename("README", "NEWS").unwrap();
+    view.overlay.lower_changed(Ino::ROOT, Some(&name("NEWS")));
+    let mut names = Vec::new();
+    let mut look = |entry: &DirEntry, attr: &Attr| {
+        if attr.ino == readme {
+            names.push(entry.name.clone());
+        }
+        ControlFlow::Continue(())
+    };
+    view.overlay
+        .read_dir_plus_as_seen(Ino::ROOT, 0, &|_, _| true, &mut look)
+        .unwrap();
+    assert_eq!(names, [name("NEWS")]);
+    // It lies where it was listed.
+    assert_eq!(view.overlay.getattr(readme).unwrap().ino, readme);
+}
+
 #[test]
 fn statfs_is_the_bases() {
     let base = project();

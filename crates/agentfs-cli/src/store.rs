@@ -145,12 +145,7 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
 
 fn without_database(host: HostDir, directory: &Path, located: &Located) -> HostDir {
     let files = DatabaseFiles::of(&located.db);
-    host.without_database(
-        directory,
-        &files.database,
-        &files.shm,
-        &[&files.wal, &files.journal],
-    )
+    host.without_database(directory, &files.database, &files.shm, &files.companions())
 }
 
 /// The base of a session as a lower layer, as the session sees it.

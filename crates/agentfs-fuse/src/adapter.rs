@@ -204,9 +204,13 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
     /// Attributes of an inode. What the base tells of its changes is not asked for it
     /// again.
     fn get_attr(&self, ino: Ino) -> Result<Attr, FsError> {
-        self.overlay.getattr_as_seen(ino, |kind, in_dir| {
-            self.asked_ttl(ino, kind, || Some(in_dir)) == FOR_GOOD
-        })
+        self.overlay
+            .getattr_as_seen(ino, |kind, in_dir| self.is_told(ino, kind, in_dir))
+    }
+
+    /// Whether the base tells of every change of an inode that lies in `dir`.
+    fn is_told(&self, ino: Ino, kind: FileKind, dir: Ino) -> bool {
+        self.asked_ttl(ino, kind, || Some(dir)) == FOR_GOOD
     }
 
     /// How long attributes hold that the kernel asks for by number. What is no directory

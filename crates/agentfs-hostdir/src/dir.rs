@@ -76,9 +76,9 @@ impl HostDir {
         })
     }
 
-    /// Leaves out a database that this process has open: neither it and its `index`, the
-    /// `-shm` (both under whatever name), nor `others` that lie beside it are seen, or
-    /// ever opened. The root of this is at `directory` on the host, by which they are
+    /// Leaves out a database that this process has open: neither it nor its companions
+    /// are seen, or ever opened; it and the `index` among these, the `-shm`, under
+    /// whatever name. The root of this is at `directory` on the host, by which they are
     /// looked for.
     ///
     /// For closing any descriptor of a file gives up all locks that the process
@@ -89,9 +89,9 @@ impl HostDir {
         directory: &Path,
         database: &Path,
         index: &Path,
-        others: &[&Path],
+        companions: &[&Path],
     ) -> Self {
-        self.left_out = Arc::new(LeftOut::database(directory, database, index, others));
+        self.left_out = Arc::new(LeftOut::database(directory, database, index, companions));
         self
     }
 

@@ -29,16 +29,16 @@ impl LeftOut {
         directory: &Path,
         database: &Path,
         index: &Path,
-        others: &[&Path],
+        companions: &[&Path],
     ) -> Self {
         let within = |path: &&Path| {
             let path = path.strip_prefix(directory).ok()?;
             LowerPath::parse(path.as_os_str().as_bytes()).ok()
         };
         Self {
-            paths: [database, index]
+            paths: [database]
                 .iter()
-                .chain(others)
+                .chain(companions)
                 .filter_map(within)
                 .collect(),
             file: identity(database),

@@ -280,7 +280,7 @@ mod tests {
         dir.set_times(times).unwrap();
 
         let (database, index, log) = (at("s.db"), at("s.db-shm"), at("s.db-wal"));
-        let left_out = LeftOut::database(top.path(), &database, &index, &[&log]);
+        let left_out = LeftOut::database(top.path(), &database, &index, &[&log, &index]);
         let ahead = started(top.path(), left_out);
         ahead.shared().contents(&LowerPath::root()).unwrap();
         let begun = ahead.shared().plan.lock().begun();

@@ -435,7 +435,7 @@ fn the_own_database_is_neither_seen_nor_opened() {
     let path = |name: &str| LowerPath::parse(name.as_bytes()).unwrap();
     let host = HostDir::open(top.path()).unwrap();
     let (database, index, log) = (file("sub/s.db"), file("sub/s.db-shm"), file("sub/s.db-wal"));
-    let host = host.without_database(top.path(), &database, &index, &[&log]);
+    let host = host.without_database(top.path(), &database, &index, &[&log, &index]);
     let shown = |dir: &LowerPath| -> Vec<Vec<u8>> {
         let entries = host.read_dir(dir).unwrap().into_iter();
         let mut names: Vec<_> = entries.map(|e| e.name.as_bytes().to_vec()).collect();

@@ -89,12 +89,7 @@ fn known_ids() -> Option<KnownIds> {
 /// kernel reads ahead in it what programs will want; everything works without that.
 fn lower(host: HostDir, directory: &Path, db: &Path) -> HostDir {
     let files = DatabaseFiles::of(db);
-    let host = host.without_database(
-        directory,
-        &files.database,
-        &files.shm,
-        &[&files.wal, &files.journal],
-    );
+    let host = host.without_database(directory, &files.database, &files.shm, &files.companions());
     host.with_read_ahead().unwrap_or_else(|(host, error)| {
         tracing::warn!("nothing is read ahead: {error}");
         host

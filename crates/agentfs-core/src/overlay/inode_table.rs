@@ -88,6 +88,17 @@ pub(crate) struct Node {
     pub(crate) linkage: Linkage,
 }
 
+impl Node {
+    /// Of an inode found in the lower layer that has a name in the view: what it is
+    /// there, the directory and the name. It may have been copied up since.
+    pub(crate) fn named_lower(&self) -> Option<(&LowerNode, Ino, &Name)> {
+        match (&self.lower, &self.place, self.linkage) {
+            (Some(lower), Some((dir, name)), Linkage::Linked) => Some((lower, *dir, name)),
+            _ => None,
+        }
+    }
+}
+
 /// Where a node lies in the vector.
 type Slot = u32;
 
@@ -134,16 +145,6 @@ impl InodeTable {
             is_at(self.node(slot), parent, name)
         })?;
         Some(self.ino(*slot))
-    }
-
-    /// What was found in the lower layer and has this name: its number, and what it is
-    /// there. It may have been copied up since.
-    pub(crate) fn lower_at(&self, parent: Ino, name: &Name) -> Option<(Ino, LowerId, FileKind)> {
-        let ino = self.at(parent, name)?;
-        let node = self.get(ino)?;
-        let lower = node.lower.as_ref()?;
-        let is_named = node.linkage == Linkage::Linked && node.detached.is_none();
-        is_named.then_some((ino, lower.id, lower.kind))
     }
 
     pub(crate) fn inos(&self) -> Vec<Ino> {

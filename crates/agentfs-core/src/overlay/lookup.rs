@@ -179,13 +179,10 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
     fn named(&self, ino: Ino) -> Result<Option<Named>, FsError> {
         let table = self.table.lock();
         let node = table.get(ino).ok_or(FsError::StaleInode)?;
-        Ok(match (&node.lower, &node.place, node.linkage) {
-            (Some(lower), Some((dir, _)), Linkage::Linked) => Some(Named {
-                lower: (lower.id, lower.kind),
-                dir: *dir,
-            }),
-            _ => None,
-        })
+        Ok(node.named_lower().map(|(lower, dir, _)| Named {
+            lower: (lower.id, lower.kind),
+            dir,
+        }))
     }
 
     fn attr_of(&self, txn: &dyn ReadTxn, ino: Ino) -> Result<Attr, FsError> {

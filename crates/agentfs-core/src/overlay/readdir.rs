@@ -13,6 +13,7 @@ use std::sync::Arc;
 use foldhash::fast::{FixedState, RandomState};
 use lru::LruCache;
 
+use super::inode_table::Node;
 use super::lookup::lower_attr;
 use super::request::DirEntry;
 use super::{Overlay, merge};
@@ -244,7 +245,10 @@ impl<S: Storage, L: LowerLayer> Overlay<S, L> {
             return Ok(None);
         };
         let mut table = self.table.lock();
-        let is_it = table.lower_at(dir, &entry.name) == Some((entry.ino, seen.id, seen.kind));
+        let named = table.get(entry.ino).and_then(Node::named_lower);
+        let is_it = named.is_some_and(|(lower, parent, name)| {
+            (lower.id, lower.kind) == (seen.id, seen.kind) && (parent, name) == (dir, &entry.name)
+        });
         if is_it {
             table.reference(entry.ino);
         }

@@ -13,7 +13,6 @@ use fuser::{INodeNo, ReplyDirectory, ReplyDirectoryPlus};
 
 use super::{AgentFs, DOT_DOT_COOKIE, GENERATION};
 use crate::convert::{errno, file_type, negative_entry};
-use crate::interest::FOR_GOOD;
 
 impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
     /// Names and kinds, from a position on, as many as the reply takes.
@@ -75,8 +74,7 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
                 ControlFlow::Continue(())
             }
         };
-        // Of what the base tells of its changes, as with `AgentFs::get_attr`.
-        let is_told = |kind, ino| self.asked_ttl(ino, kind, || Some(dir)) == FOR_GOOD;
+        let is_told = |kind, ino| self.is_told(ino, kind, dir);
         let from = overlay_cookie(offset);
         let listed = self
             .overlay

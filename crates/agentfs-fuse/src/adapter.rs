@@ -4,10 +4,10 @@
 //! but the overlay, none touches the mount, and a panic in one is an EIO for
 //! its program, not the end of the mount.
 
-mod answer;
 mod content;
 mod listing;
 mod requests;
+mod xattrs;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -16,30 +16,30 @@ use std::time::Duration;
 
 use agentfs_core::overlay::{SetAttr, SetTime, Times};
 use agentfs_core::{Attr, FileKind, FsError, Ino, LowerLayer, Overlay, Storage};
-use fuser::{
-    FileAttr, Generation, InitFlags, KernelConfig, ReplyAttr, ReplyEmpty, ReplyEntry, Request,
-};
 
-use crate::convert::{errno, file_attr};
+use crate::convert::refused;
 use crate::counters::{Counters, Operation};
+use crate::device::Device;
 use crate::ids::KnownIds;
 use crate::interest::{Directories, FOR_GOOD};
 use crate::mount::FuseConfig;
 use crate::notify::{Abilities, EntryChange, Notifier};
 use crate::pairing::Pairing;
+use crate::protocol::{Answer, Errno, Later, Offer, Request, flags};
 
-/// Inode numbers are never reused for another object.
-const GENERATION: Generation = Generation(0);
-/// The largest write and read request, in bytes.
-const REQUEST_MAX_BYTES: u32 = 1024 * 1024;
-/// Read-ahead and write-back requests that the kernel may have open at once.
-const BACKGROUND_MAX: u16 = 64;
 /// The first minor version of the protocol whose kernel can expire all entries,
 /// the negative ones too, at once (Linux 6.16).
 const EPOCH_MINOR: u32 = 44;
-/// Cookies of `.` and `..`; those of the overlay are greater.
-const DOT_COOKIE: u64 = 1;
-const DOT_DOT_COOKIE: u64 = 2;
+
+/// How a request that has succeeded is answered.
+enum Reply {
+    /// With what has been written for it.
+    Now,
+    /// By whoever has the [`Later`].
+    Later,
+    /// Not at all: the kernel waits for none.
+    Never,
+}
 
 /// Serves an overlay to the kernel.
 pub(crate) struct AgentFs<S, L> {
@@ -83,60 +83,60 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
         }
     }
 
-    /// Agrees with the kernel on what it may do without asking.
-    fn negotiate(&mut self, config: &mut KernelConfig) {
-        let offered = config.capabilities();
-        let mut wanted = InitFlags::FUSE_ASYNC_DIO
-            | InitFlags::FUSE_HANDLE_KILLPRIV_V2
-            | InitFlags::FUSE_DO_READDIRPLUS
-            | InitFlags::FUSE_READDIRPLUS_AUTO
-            | InitFlags::FUSE_PARALLEL_DIROPS
-            | InitFlags::FUSE_CACHE_SYMLINKS
-            | InitFlags::FUSE_NO_OPEN_SUPPORT
-            | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
+    /// Of what the kernel offers, what it is to do without asking (see [`flags`]).
+    pub(crate) fn negotiate(&mut self, offer: &Offer) -> u64 {
+        let mut wanted = flags::ASYNC_READ
+            | flags::BIG_WRITES
+            | flags::MAX_PAGES
+            | flags::ASYNC_DIO
+            | flags::HANDLE_KILLPRIV_V2
+            | flags::DO_READDIRPLUS
+            | flags::READDIRPLUS_AUTO
+            | flags::PARALLEL_DIROPS
+            | flags::CACHE_SYMLINKS
+            | flags::NO_OPEN_SUPPORT
+            | flags::NO_OPENDIR_SUPPORT;
         if self.writeback {
-            wanted |= InitFlags::FUSE_WRITEBACK_CACHE;
+            wanted |= flags::WRITEBACK_CACHE;
         }
-        // Every one of them is offered, so none is refused.
-        let _ = config.add_capabilities(wanted & offered);
-        self.no_open = offered.contains(InitFlags::FUSE_NO_OPEN_SUPPORT);
-        self.no_opendir = offered.contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
-        let expire_entry = offered.contains(InitFlags::FUSE_HAS_EXPIRE_ONLY);
-        self.abilities
-            .expire_entry
-            .store(expire_entry, Ordering::Relaxed);
-        let expire_all = config.kernel_abi().1 >= EPOCH_MINOR;
-        self.abilities
-            .expire_all
-            .store(expire_all, Ordering::Relaxed);
-        let _ = config.set_max_write(REQUEST_MAX_BYTES);
-        let _ = config.set_max_background(BACKGROUND_MAX);
-        tracing::debug!(kernel = %config.kernel_abi(), ?offered, "mounted");
+        let is_offered = |flag| offer.flags & flag != 0;
+        self.no_open = is_offered(flags::NO_OPEN_SUPPORT);
+        self.no_opendir = is_offered(flags::NO_OPENDIR_SUPPORT);
+        let Abilities {
+            expire_entry,
+            expire_all,
+        } = &*self.abilities;
+        expire_entry.store(is_offered(flags::HAS_EXPIRE_ONLY), Ordering::Relaxed);
+        expire_all.store(offer.version.1 >= EPOCH_MINOR, Ordering::Relaxed);
+        tracing::debug!(?offer, "mounted");
+        wanted
     }
 
-    /// Counts a request and runs its handler. One that panics drops its reply
-    /// unsent, for which the library answers EIO.
-    fn serve(&self, request: &Request, operation: Operation, handler: impl FnOnce()) {
-        self.serve_content(request, operation, 0, handler);
-    }
-
-    /// As [`Self::serve`], where `len` bytes of a file are asked for or sent.
-    fn serve_content(
-        &self,
-        request: &Request,
-        operation: Operation,
-        len: usize,
-        handler: impl FnOnce(),
-    ) {
+    /// Answers a request, in `out` where that is done at once. One that panics is
+    /// refused with EIO.
+    pub(crate) fn answer(&self, request: &Request<'_>, device: &Arc<Device>, out: &mut Answer) {
+        out.clear();
+        let Some(operation) = request.operation() else {
+            return device.answer(out.finish(request.unique, Some(Errno::NOSYS)));
+        };
         self.counters.count(operation);
         if let Some((pairing, mount)) = &self.pairing {
-            pairing.requested(*mount, request.pid(), len);
+            let content_bytes = match operation {
+                Operation::Read | Operation::Write => request.u32(16).unwrap_or(0),
+                _ => 0,
+            };
+            pairing.requested(*mount, request.thread, content_bytes as usize);
         }
-        if catch_unwind(AssertUnwindSafe(handler)).is_err() {
-            tracing::error!(
-                operation = operation.name(),
-                "a request panicked; answered with EIO"
-            );
+        let work = || self.work(operation, request, device, out);
+        let outcome = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+            let operation = operation.name();
+            tracing::error!(operation, "a request panicked; answered with EIO");
+            Err(Errno::IO)
+        });
+        match outcome {
+            Ok(Reply::Now) => device.answer(out.finish(request.unique, None)),
+            Ok(Reply::Later | Reply::Never) => {}
+            Err(refused) => device.answer(out.finish(request.unique, Some(refused))),
         }
         if let Some((pairing, mount)) = &self.pairing {
             pairing.answered(*mount);
@@ -144,10 +144,10 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
     }
 
     /// Attributes as programs are to see them.
-    fn shown(&self, attr: &Attr) -> FileAttr {
-        let mut shown = file_attr(attr);
+    fn shown(&self, attr: &Attr) -> Attr {
+        let mut shown = attr.clone();
         if let Some(ids) = &self.known_ids {
-            ids.apply(attr, &mut shown);
+            ids.apply(&mut shown);
         }
         shown
     }
@@ -187,18 +187,14 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
         }
     }
 
-    /// Answers with an entry that was found or made in `dir`.
-    fn entry(&self, in_dir: Duration, result: Result<Attr, FsError>, reply: ReplyEntry) {
-        match result {
-            Ok(attr) => {
-                let attr_ttl = self.attr_ttl(&attr, in_dir);
-                if self.looks_changed(&attr, attr_ttl) {
-                    self.tell_changed(attr.ino, attr.kind);
-                }
-                reply.entry_with_ttls(&attr_ttl, &in_dir, &self.shown(&attr), GENERATION);
-            }
-            Err(error) => reply.error(errno(&error)),
+    /// Answers with an entry that was found or made in a directory whose answers hold
+    /// for `in_dir`.
+    fn entry(&self, in_dir: Duration, attr: &Attr, out: &mut Answer) {
+        let attr_ttl = self.attr_ttl(attr, in_dir);
+        if self.looks_changed(attr, attr_ttl) {
+            self.tell_changed(attr.ino, attr.kind);
         }
+        out.entry(&self.shown(attr), attr_ttl, in_dir);
     }
 
     /// Attributes of an inode. What the base tells of its changes is not asked for it
@@ -229,15 +225,12 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
         told_of.map_or(FOR_GOOD, |dir| self.directories.own_ttl(dir))
     }
 
-    fn attr(&self, result: Result<Attr, FsError>, reply: ReplyAttr) {
-        match result {
-            Ok(attr) => {
-                let parent = || self.overlay.known_name(attr.ino).map(|(parent, _)| parent);
-                let ttl = self.asked_ttl(attr.ino, attr.kind, parent);
-                reply.attr(&ttl, &self.shown(&attr));
-            }
-            Err(error) => reply.error(errno(&error)),
-        }
+    fn attr(&self, result: Result<Attr, FsError>, out: &mut Answer) -> Result<(), Errno> {
+        let attr = result.map_err(refused)?;
+        let parent = || self.overlay.known_name(attr.ino).map(|(parent, _)| parent);
+        let ttl = self.asked_ttl(attr.ino, attr.kind, parent);
+        out.attr(&self.shown(&attr), ttl);
+        Ok(())
     }
 
     fn forget_one(&self, ino: Ino, count: u64) {
@@ -245,22 +238,6 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
         if self.directories.contains(ino) && self.overlay.known_name(ino).is_none() {
             self.directories.forget(ino);
         }
-    }
-
-    /// The attributes of `.` and `..`; their numbers are all that is used.
-    fn dot_entries(&self, dir: Ino, offset: u64) -> Vec<(Ino, u64, &'static str)> {
-        let mut entries = Vec::new();
-        if offset < DOT_COOKIE {
-            entries.push((dir, DOT_COOKIE, "."));
-        }
-        if offset < DOT_DOT_COOKIE {
-            entries.push((
-                self.overlay.parent(dir).unwrap_or(dir),
-                DOT_DOT_COOKIE,
-                "..",
-            ));
-        }
-        entries
     }
 
     /// With a write-back cache the times of what changes a file are the kernel's.
@@ -296,17 +273,9 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
         }
     }
 
-    fn sync(&self, reply: ReplyEmpty) {
-        self.overlay.sync(Box::new(move |result| match result {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(errno(&FsError::Storage(error))),
+    fn sync(&self, later: Later) {
+        self.overlay.sync(Box::new(move |result| {
+            later.empty(result.map_err(|error| refused(FsError::Storage(error))));
         }));
     }
-}
-
-/// Whether set-id bits go, as the kernel says with `FATTR_KILL_SUIDGID`, which the
-/// library does not hand on: for every change of owner but a directory's, which the
-/// overlay leaves alone, and for a truncation by someone without privilege.
-fn kills_suid_sgid(uid: u32, owner: bool, size: bool) -> bool {
-    owner || (size && uid != 0)
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! operations {
-    ($($variant:ident $name:literal),* $(,)?) => {
+    ($($opcode:literal $variant:ident $name:literal),* $(,)?) => {
         /// A kind of request the kernel makes.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[allow(missing_docs)] // Their names are those of the FUSE protocol.
@@ -14,19 +14,32 @@ macro_rules! operations {
         impl Operation {
             const NAMES: &'static [&'static str] = &[$($name),*];
             const ALL: &'static [Operation] = &[$(Operation::$variant),*];
+
+            /// What a number in a request means (`enum fuse_opcode`); `None` for what
+            /// is not answered.
+            pub(crate) fn from_opcode(opcode: u32) -> Option<Self> {
+                match opcode {
+                    $($opcode => Some(Self::$variant),)*
+                    _ => None,
+                }
+            }
         }
     };
 }
 
 operations! {
-    Lookup "LOOKUP", Forget "FORGET", Getattr "GETATTR", Setattr "SETATTR",
-    Readlink "READLINK", Mknod "MKNOD", Mkdir "MKDIR", Unlink "UNLINK", Rmdir "RMDIR",
-    Symlink "SYMLINK", Rename "RENAME", Link "LINK", Open "OPEN", Read "READ",
-    Write "WRITE", Flush "FLUSH", Release "RELEASE", Fsync "FSYNC", Opendir "OPENDIR",
-    Readdir "READDIR", Readdirplus "READDIRPLUS", Releasedir "RELEASEDIR",
-    Fsyncdir "FSYNCDIR", Statfs "STATFS", Setxattr "SETXATTR", Getxattr "GETXATTR",
-    Listxattr "LISTXATTR", Removexattr "REMOVEXATTR", Access "ACCESS", Create "CREATE",
-    Ioctl "IOCTL", Fallocate "FALLOCATE", Lseek "LSEEK", CopyFileRange "COPY_FILE_RANGE",
+    1 Lookup "LOOKUP", 2 Forget "FORGET", 42 BatchForget "BATCH_FORGET",
+    3 Getattr "GETATTR", 4 Setattr "SETATTR", 5 Readlink "READLINK", 8 Mknod "MKNOD",
+    9 Mkdir "MKDIR", 10 Unlink "UNLINK", 11 Rmdir "RMDIR", 6 Symlink "SYMLINK",
+    12 Rename "RENAME", 45 Rename2 "RENAME2", 13 Link "LINK", 14 Open "OPEN",
+    15 Read "READ", 16 Write "WRITE", 25 Flush "FLUSH", 18 Release "RELEASE",
+    20 Fsync "FSYNC", 27 Opendir "OPENDIR", 28 Readdir "READDIR",
+    44 Readdirplus "READDIRPLUS", 29 Releasedir "RELEASEDIR", 30 Fsyncdir "FSYNCDIR",
+    17 Statfs "STATFS", 21 Setxattr "SETXATTR", 22 Getxattr "GETXATTR",
+    23 Listxattr "LISTXATTR", 24 Removexattr "REMOVEXATTR", 34 Access "ACCESS",
+    35 Create "CREATE", 39 Ioctl "IOCTL", 43 Fallocate "FALLOCATE", 46 Lseek "LSEEK",
+    47 CopyFileRange "COPY_FILE_RANGE", 51 Tmpfile "TMPFILE",
+    38 Destroy "DESTROY",
 }
 
 impl Operation {

@@ -8,7 +8,6 @@
 //! the true owner.
 
 use agentfs_core::Attr;
-use fuser::FileAttr;
 
 /// The ids that the user namespace of a mount knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,17 +22,15 @@ pub struct KnownIds {
 
 impl KnownIds {
     /// Replaces owner and group where they are not known.
-    pub(crate) fn apply(&self, attr: &Attr, shown: &mut FileAttr) {
+    pub(crate) fn apply(&self, attr: &mut Attr) {
         if attr.uid != self.uid {
             let in_group = attr.gid == self.gid || self.groups.contains(&attr.gid);
             let really = if in_group { attr.perm >> 3 } else { attr.perm } & 0o7;
             // A foreign set-user-ID bit would now mean the user.
-            shown.perm = (attr.perm & !0o4700) | (really << 6);
-            shown.uid = self.uid;
+            attr.perm = (attr.perm & !0o4700) | (really << 6);
+            attr.uid = self.uid;
         }
-        if attr.gid != self.gid {
-            shown.gid = self.gid;
-        }
+        attr.gid = self.gid;
     }
 }
 
@@ -50,7 +47,7 @@ mod tests {
             groups: vec![27, 1000],
         };
         let time = Timestamp::default();
-        let attr = Attr {
+        let mut shown = Attr {
             ino: Ino(5),
             kind: FileKind::Regular,
             perm,
@@ -64,8 +61,7 @@ mod tests {
             mtime: time,
             ctime: time,
         };
-        let mut shown = crate::convert::file_attr(&attr);
-        ids.apply(&attr, &mut shown);
+        ids.apply(&mut shown);
         assert_eq!(
             (shown.uid, shown.gid, shown.perm),
             expected,

@@ -49,13 +49,17 @@
 #![forbid(unsafe_code)]
 
 mod adapter;
+mod connection;
 mod convert;
 mod counters;
+mod device;
 mod ids;
 mod interest;
 mod mount;
 mod notify;
 mod pairing;
+mod place;
+mod protocol;
 mod read_ahead;
 
 pub use counters::{Counters, Operation};

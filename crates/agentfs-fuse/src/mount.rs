@@ -2,23 +2,24 @@
 
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use agentfs_core::{LowerLayer, Overlay, Storage};
-use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
-use parking_lot::Mutex;
 use thiserror::Error;
 
 use crate::adapter::AgentFs;
+use crate::connection;
 use crate::counters::Counters;
+use crate::device::Device;
 use crate::ids::KnownIds;
 use crate::interest::{DirInterest, Directories};
-use crate::notify::{self, Abilities, Device, Notifier};
+use crate::notify::{self, Abilities, Caches, Notifier};
 use crate::pairing::Pairing;
+use crate::place::{self, Place};
 use crate::read_ahead;
 
 /// Threads that answer the requests of one mount, at most: each may have a
@@ -96,11 +97,12 @@ pub enum MountError {
 
 /// A view that is being served.
 pub struct Server {
-    requests: JoinHandle<io::Result<()>>,
+    requests: Vec<JoinHandle<io::Result<()>>>,
     notifications: [JoinHandle<()>; 2],
     notifier: Notifier,
     counters: Arc<Counters>,
-    unmounter: Mutex<Option<SessionUnmounter>>,
+    /// Of what [`mount`] mounted.
+    place: Option<Arc<Place>>,
 }
 
 impl Server {
@@ -122,16 +124,13 @@ impl Server {
     /// # Errors
     /// The host's: EBUSY when files are open.
     pub fn unmount(&self) -> io::Result<()> {
-        match self.unmounter.lock().as_mut() {
-            Some(unmounter) => unmounter.unmount(),
-            None => Ok(()),
-        }
+        self.place.as_ref().map_or(Ok(()), |place| place.unmount())
     }
 
     /// Whether the mount has ended.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        self.requests.is_finished()
+        self.requests.iter().all(JoinHandle::is_finished)
     }
 
     /// Returns when the mount has ended.
@@ -139,10 +138,11 @@ impl Server {
     /// # Errors
     /// Why it ended, if not by being unmounted.
     pub fn wait(self) -> io::Result<()> {
-        let ended = self
-            .requests
-            .join()
-            .unwrap_or_else(|_| Err(io::Error::other("panicked")));
+        let mut ended = Ok(());
+        for thread in self.requests {
+            let result = thread.join();
+            ended = ended.and(result.unwrap_or_else(|_| Err(io::Error::other("panicked"))));
+        }
         self.notifier.end();
         for thread in self.notifications {
             let _ = thread.join();
@@ -162,9 +162,7 @@ pub fn serve<S: Storage, L: LowerLayer>(
     device: OwnedFd,
     config: FuseConfig,
 ) -> Result<Server, MountError> {
-    start(overlay, config, true, |fs, config| {
-        Session::from_fd(fs, device, SessionACL::All, config.clone()).map_err(MountError::Serve)
-    })
+    start(overlay, config, device, |_| None)
 }
 
 /// Mounts a view on a directory: directly as root, else through `fusermount3`.
@@ -177,29 +175,15 @@ pub fn mount<S: Storage, L: LowerLayer>(
     options: &MountOptions,
     config: FuseConfig,
 ) -> Result<Server, MountError> {
-    // Refused early, and with a better sentence than the library has.
-    let device = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/fuse");
-    drop(device.map_err(MountError::Device)?);
-    let allow_other = options.allow_other;
-    start(overlay, config, allow_other, |fs, config| {
-        Session::new(fs, mountpoint, config).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound if mountpoint.is_dir() => MountError::NoHelper,
-            _ => MountError::Refused {
-                path: mountpoint.display().to_string(),
-                source,
-            },
-        })
-    })
+    let (device, place) = place::mount(mountpoint, options.allow_other)?;
+    start(overlay, config, device, |device| Some(place.of(device)))
 }
 
 fn start<S: Storage, L: LowerLayer>(
     overlay: Arc<Overlay<S, L>>,
     config: FuseConfig,
-    allow_other: bool,
-    open: impl FnOnce(AgentFs<S, L>, &Config) -> Result<Session<AgentFs<S, L>>, MountError>,
+    device: OwnedFd,
+    place: impl FnOnce(&Arc<Device>) -> Option<Place>,
 ) -> Result<Server, MountError> {
     let threads = config.threads.max(1);
     let counters = Arc::new(Counters::default());
@@ -208,7 +192,7 @@ fn start<S: Storage, L: LowerLayer>(
     let interest = Arc::clone(&config.interest);
     let directories = Arc::new(Directories::new(interest, config.unwatched_ttl));
     let abilities = Arc::new(Abilities::default());
-    let fs = AgentFs::new(
+    let mut fs = AgentFs::new(
         Arc::clone(&overlay),
         Arc::clone(&directories),
         Arc::clone(&counters),
@@ -216,47 +200,34 @@ fn start<S: Storage, L: LowerLayer>(
         Arc::clone(&abilities),
         config,
     );
-
-    let mut options = Config::default();
-    options.mount_options = vec![
-        MountOption::FSName("agentfs".into()),
-        MountOption::Subtype("agentfs".into()),
-        MountOption::DefaultPermissions,
-    ];
-    options.acl = if allow_other {
-        SessionACL::All
-    } else {
-        SessionACL::Owner
-    };
-    options.n_threads = Some(threads);
-    // A queue per thread, where another descriptor can be had.
-    options.clone_fd = threads > 1
-        && std::fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/fuse")
-            .is_ok();
-
-    let mut session = open(fs, &options)?;
-    read_ahead::extend(&session);
-    let unmounter = session.unmount_callable();
-    let device = session
-        .as_fd()
-        .try_clone_to_owned()
-        .map_err(MountError::Serve)?;
+    let device = Arc::new(Device::new(device));
+    let place = place(&device).map(Arc::new);
+    connection::agree(&mut fs, &device).map_err(MountError::Serve)?;
+    read_ahead::extend(&*device);
+    let caches = Caches::new(Arc::clone(&device), abilities);
     let notifications = waiting
-        .start(overlay, directories, Device::new(device, abilities))
+        .start(overlay, directories, caches)
         .map_err(MountError::Serve)?;
-    let requests = std::thread::Builder::new()
-        .name("fuse".into())
-        .spawn(move || session.run())
-        .map_err(MountError::Serve)?;
+    let fs = Arc::new(fs);
+    let answering = |number| {
+        let (fs, device, place) = (Arc::clone(&fs), Arc::clone(&device), place.clone());
+        let thread = std::thread::Builder::new().name(format!("fuse-{number}"));
+        thread.spawn(move || {
+            let ended = connection::answer_requests(&fs, &device);
+            // Or programs would wait for answers for ever.
+            if let (Err(_), Some(place)) = (&ended, place) {
+                let _ = place.unmount();
+            }
+            ended
+        })
+    };
+    let requests: io::Result<_> = (0..threads).map(answering).collect();
     Ok(Server {
-        requests,
+        requests: requests.map_err(MountError::Serve)?,
         notifications,
         notifier,
         counters,
-        unmounter: Mutex::new(Some(unmounter)),
+        place,
     })
 }
 
@@ -266,7 +237,7 @@ fn start<S: Storage, L: LowerLayer>(
 /// it. `user_id` and `group_id` are those of the mounting process, in its user
 /// namespace.
 #[must_use]
-pub fn mount_data(device: &impl std::os::fd::AsRawFd, user_id: u32, group_id: u32) -> String {
+pub fn mount_data(device: &impl AsRawFd, user_id: u32, group_id: u32) -> String {
     let fd = device.as_raw_fd();
     format!(
         "fd={fd},rootmode=40000,user_id={user_id},group_id={group_id},\

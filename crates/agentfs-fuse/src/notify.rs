@@ -7,9 +7,7 @@
 //! with the directory locked, and dropping an entry waits for the directory. No
 //! lock of ours is held while a notification is written.
 
-use std::fs::File;
-use std::io::{self, IoSlice, Write};
-use std::os::fd::OwnedFd;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,7 +16,9 @@ use std::thread::JoinHandle;
 
 use agentfs_core::{FileKind, Ino, LowerLayer, Name, Overlay, Storage};
 
+use crate::device::Device;
 use crate::interest::Directories;
+use crate::protocol::{Errno, notification};
 
 /// Changes waiting to be told one by one, at most; more are told as "anything
 /// may have changed".
@@ -94,7 +94,7 @@ impl Notifier {
 
     /// Has the kernel write back what it holds of a file, then runs `then`.
     pub(crate) fn write_back(&self, ino: Ino, then: Box<dyn FnOnce() + Send>) {
-        // Dropped unsent at the end of the mount: the library answers EIO.
+        // Dropped at the end of the mount, which is an answer, too.
         let _ = self.write_backs.send(Some((ino, then)));
     }
 
@@ -110,18 +110,11 @@ impl Notifier {
     }
 }
 
-/// The notifications that FUSE has (`enum fuse_notify_code`).
-const NOTIFY_INVAL_INODE: i32 = 2;
-const NOTIFY_INVAL_ENTRY: i32 = 3;
-const NOTIFY_STORE: i32 = 4;
-const NOTIFY_INC_EPOCH: i32 = 8;
-const ENTRY_EXPIRE_ONLY: u32 = 1;
-
 /// The receiving end; runs on its own thread.
 struct NotifyThread<S, L> {
     overlay: Arc<Overlay<S, L>>,
     directories: Arc<Directories>,
-    device: Arc<Device>,
+    caches: Arc<Caches>,
     pending: Arc<Pending>,
 }
 
@@ -160,18 +153,18 @@ impl Waiting {
         self,
         overlay: Arc<Overlay<S, L>>,
         directories: Arc<Directories>,
-        device: Device,
+        caches: Caches,
     ) -> io::Result<[JoinHandle<()>; 2]> {
         let Self {
             jobs,
             write_backs,
             pending,
         } = self;
-        let device = Arc::new(device);
+        let caches = Arc::new(caches);
         let notify = NotifyThread {
             overlay,
             directories,
-            device: Arc::clone(&device),
+            caches: Arc::clone(&caches),
             pending,
         };
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
@@ -180,7 +173,7 @@ impl Waiting {
             thread("fuse-writeback").spawn(move || {
                 while let Ok(Some((ino, then))) = write_backs.recv() {
                     survive(|| {
-                        device.invalidate_inode(ino);
+                        caches.invalidate_inode(ino);
                         then();
                     });
                 }
@@ -230,10 +223,10 @@ impl<S: Storage, L: LowerLayer> NotifyThread<S, L> {
         let objects: Vec<Ino> = stale.into_iter().filter(|&ino| ino != dir).collect();
         let directory = objects.iter().any(|&ino| self.is_directory(ino));
         if change == EntryChange::Name {
-            self.device.invalidate_inode(dir);
+            self.caches.invalidate_inode(dir);
         }
         if change == EntryChange::Name || !directory {
-            self.device.invalidate_entry(dir, name, directory);
+            self.caches.invalidate_entry(dir, name, directory);
         }
         for ino in objects {
             self.refresh(ino);
@@ -242,7 +235,7 @@ impl<S: Storage, L: LowerLayer> NotifyThread<S, L> {
 
     fn directory(&self, dir: Ino) {
         for ino in self.overlay.lower_changed(dir, None) {
-            self.device.invalidate_inode(ino);
+            self.caches.invalidate_inode(ino);
         }
     }
 
@@ -256,11 +249,11 @@ impl<S: Storage, L: LowerLayer> NotifyThread<S, L> {
     }
 
     fn all(&self, inos: &[Ino]) {
-        self.device.expire_all();
+        self.caches.expire_all();
         for &ino in inos {
             let directory = self.is_directory(ino);
             if let Some((parent, name)) = self.overlay.known_name(ino) {
-                self.device.invalidate_entry(parent, &name, directory);
+                self.caches.invalidate_entry(parent, &name, directory);
             }
             self.refresh(ino);
         }
@@ -277,7 +270,7 @@ impl<S: Storage, L: LowerLayer> NotifyThread<S, L> {
     /// handing it over a program may write another, which would be lost. Beyond the end
     /// that it knows only one that appends meanwhile can.
     fn refresh(&self, ino: Ino) {
-        if !self.device.invalidate_inode(ino) || self.overlay.is_upper(ino).unwrap_or(true) {
+        if !self.caches.invalidate_inode(ino) || self.overlay.is_upper(ino).unwrap_or(true) {
             return;
         }
         let Ok(attr) = self.overlay.getattr(ino) else {
@@ -290,7 +283,7 @@ impl<S: Storage, L: LowerLayer> NotifyThread<S, L> {
         if let Ok(byte) = self.overlay.read(ino, last, 1)
             && byte.len() == 1
         {
-            self.device.store(ino, last, &byte);
+            self.caches.store(ino, last, &byte);
         }
     }
 
@@ -310,26 +303,21 @@ pub(crate) struct Abilities {
     pub(crate) expire_all: AtomicBool,
 }
 
-/// The notifying side of `/dev/fuse`.
-pub(crate) struct Device {
-    file: File,
+/// What the kernel has cached of one mount, as far as it can be told to drop it.
+pub(crate) struct Caches {
+    device: Arc<Device>,
     abilities: Arc<Abilities>,
 }
 
-impl Device {
-    pub(crate) fn new(fd: OwnedFd, abilities: Arc<Abilities>) -> Self {
-        Self {
-            file: File::from(fd),
-            abilities,
-        }
+impl Caches {
+    pub(crate) fn new(device: Arc<Device>, abilities: Arc<Abilities>) -> Self {
+        Self { device, abilities }
     }
 
     /// Drops cached attributes and pages, after writing back what is dirty.
     /// Returns whether the kernel knows the inode.
     fn invalidate_inode(&self, ino: Ino) -> bool {
-        let (offset, len) = (0i64, 0i64);
-        let body = [ino.0.to_ne_bytes(), offset.to_ne_bytes(), len.to_ne_bytes()].concat();
-        self.notify(NOTIFY_INVAL_INODE, &body, &[])
+        self.notify(&notification::invalidate_inode(ino))
     }
 
     /// Drops an entry; with `keep` it is only looked up again before its next
@@ -338,52 +326,28 @@ impl Device {
         if keep && !self.abilities.expire_entry.load(Ordering::Relaxed) {
             return;
         }
-        let name_len = u32::try_from(name.as_bytes().len()).unwrap_or(0);
-        let flags = if keep { ENTRY_EXPIRE_ONLY } else { 0 };
-        let mut body = dir.0.to_ne_bytes().to_vec();
-        body.extend_from_slice(&name_len.to_ne_bytes());
-        body.extend_from_slice(&flags.to_ne_bytes());
-        body.extend_from_slice(name.as_bytes());
-        body.push(0);
-        self.notify(NOTIFY_INVAL_ENTRY, &body, &[]);
+        self.notify(&notification::invalidate_entry(dir, name, keep));
     }
 
     /// Puts bytes into the page cache, growing the file there.
     fn store(&self, ino: Ino, offset: u64, data: &[u8]) {
-        let len = u32::try_from(data.len()).unwrap_or(0);
-        let mut body = [ino.0.to_ne_bytes(), offset.to_ne_bytes()].concat();
-        body.extend_from_slice(&len.to_ne_bytes());
-        body.extend_from_slice(&0u32.to_ne_bytes());
-        self.notify(NOTIFY_STORE, &body, data);
+        self.notify(&notification::store(ino, offset, data));
     }
 
     /// Has every entry, the negative ones too, looked up again before its next use.
     fn expire_all(&self) {
         if self.abilities.expire_all.load(Ordering::Relaxed) {
-            self.notify(NOTIFY_INC_EPOCH, &[], &[]);
+            self.notify(&notification::next_epoch());
         }
     }
 
-    fn notify(&self, code: i32, body: &[u8], data: &[u8]) -> bool {
-        const HEADER_BYTES: usize = 16;
-        let total = HEADER_BYTES + body.len() + data.len();
-        let mut header = Vec::with_capacity(HEADER_BYTES);
-        header.extend_from_slice(&u32::try_from(total).unwrap_or(0).to_ne_bytes());
-        header.extend_from_slice(&code.to_ne_bytes());
-        header.extend_from_slice(&0u64.to_ne_bytes());
-        let parts = [
-            IoSlice::new(&header),
-            IoSlice::new(body),
-            IoSlice::new(data),
-        ];
-        // One call, or the kernel refuses the message: it is taken whole.
-        match (&self.file).write_vectored(&parts) {
-            Ok(written) => written == total,
+    fn notify(&self, message: &[u8]) -> bool {
+        match self.device.notify(message) {
+            Ok(()) => true,
+            // The kernel does not know it, which is as good.
+            Err(Errno::NOENT) => false,
             Err(error) => {
-                // ENOENT: the kernel does not know it, which is as good.
-                if error.raw_os_error() != Some(libc::ENOENT) {
-                    tracing::debug!(%error, code, "notification refused");
-                }
+                tracing::debug!(%error, "notification refused");
                 false
             }
         }

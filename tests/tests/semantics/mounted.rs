@@ -2,12 +2,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 
 use agentfs_core::storage::MemoryStorage;
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::mount_model::{mount, unmount};
@@ -116,10 +117,39 @@ fn locks_are_shared_by_all_terminals() {
 #[test]
 #[cfg_attr(missing_root, ignore = "skipped: mounting needs root")]
 #[cfg_attr(missing_fuse, ignore = "skipped: no /dev/fuse")]
-fn a_mount_has_no_tmpfile() {
-    mounted(|root| {
+fn a_mount_has_tmpfiles() {
+    let unnamed = |dir: &Path| {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        let refused = rustix::fs::open(root, flags, Mode::RUSR | Mode::WUSR);
-        assert_eq!(refused.unwrap_err(), Errno::OPNOTSUPP);
-    });
+        File::from(rustix::fs::open(dir, flags, Mode::RUSR | Mode::WUSR).unwrap())
+    };
+    let link = |file: &File, to: &Path| {
+        let name = format!("/proc/self/fd/{}", file.as_raw_fd());
+        rustix::fs::linkat(CWD, name, CWD, to, AtFlags::SYMLINK_FOLLOW)
+    };
+    let uses = |dir: &Path| {
+        let file = unnamed(dir);
+        file.write_all_at(b"content", 3).unwrap();
+        let stat = file.metadata().unwrap();
+        assert_eq!(
+            (stat.nlink(), stat.len(), stat.mode() & 0o7777),
+            (0, 10, 0o600)
+        );
+        assert_eq!(std::fs::read_dir(dir).unwrap().count(), 1, "no name");
+        link(&file, &dir.join("named")).unwrap();
+        assert_eq!(std::fs::read(dir.join("named")).unwrap(), b"\0\0\0content");
+        assert_eq!(file.metadata().unwrap().nlink(), 1);
+        assert_eq!(
+            dir.join("named").metadata().unwrap().ino(),
+            stat.ino(),
+            "the same file"
+        );
+        // What is never named is gone.
+        unnamed(dir).write_all_at(b"lost", 0).unwrap();
+        let left = std::fs::read_dir(dir).unwrap().count();
+        assert_eq!(left, 2);
+    };
+    mounted(uses);
+    let plain = tempfile::tempdir().unwrap();
+    std::fs::write(plain.path().join("file"), "").unwrap();
+    uses(plain.path());
 }

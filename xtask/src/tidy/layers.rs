@@ -36,11 +36,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Crates that have one user only: SQL is known to `agentfs-sqlite`, FUSE to
-/// `agentfs-fuse`, the sandbox to `agentfs-session`.
+/// Crates that have one user only: SQL is known to `agentfs-sqlite`, the sandbox to
+/// `agentfs-session`.
 const ONE_USER: &[(&str, &str)] = &[
     ("rusqlite", "agentfs-sqlite"),
-    ("fuser", "agentfs-fuse"),
     ("landlock", "agentfs-session"),
     ("seccompiler", "agentfs-session"),
     ("clap", "agentfs-cli"),

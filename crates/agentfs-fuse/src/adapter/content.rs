@@ -3,105 +3,86 @@
 //!
 //! Must never wait for the kernel: what needs its cached pages first is handed on.
 
-use std::cell::RefCell;
 use std::sync::Arc;
 
 use agentfs_core::overlay::SeekWhence;
 use agentfs_core::{Ino, LowerLayer, Storage};
-use fuser::{Errno, ReplyData, ReplyEmpty, ReplyLseek, ReplyWrite, WriteFlags};
 
-use super::answer::empty;
-use super::{AgentFs, REQUEST_MAX_BYTES};
-use crate::convert::{errno, fallocate_mode};
+use super::AgentFs;
+use crate::convert::{fallocate_mode, refused};
+use crate::protocol::{Answer, Errno, Later, REQUEST_MAX_BYTES};
 
-thread_local! {
-    /// What an answering thread reads into. A new one for each request would be a
-    /// page fault for each of its pages, and never in the processor's cache.
-    static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
+/// `FUSE_WRITE_CACHE`: not a program's write but what the kernel had cached of some.
+const WRITE_CACHE: u32 = 1;
+/// `FUSE_WRITE_KILL_SUIDGID`.
+const WRITE_KILL_SUIDGID: u32 = 1 << 2;
 
 impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
     /// `pread(2)`, or what the cache of the kernel wants to have.
-    pub(super) fn read_data(&self, number: Ino, offset: u64, size: u32, reply: ReplyData) {
-        let size = size as usize;
-        READ_BUFFER.with_borrow_mut(|buffer| {
-            if buffer.len() < size {
-                buffer.resize(size, 0);
-            }
-            match self.overlay.read_into(number, offset, &mut buffer[..size]) {
-                Ok(read) => reply.data(&buffer[..read]),
-                Err(error) => reply.error(errno(&error)),
-            }
-        });
+    pub(super) fn read_data(
+        &self,
+        ino: Ino,
+        offset: u64,
+        size: u32,
+        out: &mut Answer,
+    ) -> Result<(), Errno> {
+        let read = |bytes: &mut [u8]| self.overlay.read_into(ino, offset, bytes);
+        out.content(size.min(REQUEST_MAX_BYTES) as usize, read)
+            .map_err(refused)
     }
 
     /// Bytes of a program, or of the cache of the kernel.
     pub(super) fn write_data(
         &self,
-        number: Ino,
+        ino: Ino,
         offset: u64,
         data: &[u8],
-        flags: WriteFlags,
-        reply: ReplyWrite,
-    ) {
-        let kill = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        flags: u32,
+        out: &mut Answer,
+    ) -> Result<(), Errno> {
         // Of what it has cached the kernel owns the times. It sends them when
         // they differ from those it has sent, which a time of ours would not.
-        let written = if flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
-            self.overlay.write_cached(number, offset, data)
+        let written = if flags & WRITE_CACHE == 0 {
+            let kill = flags & WRITE_KILL_SUIDGID != 0;
+            self.overlay.write(ino, offset, data, kill)
         } else {
-            self.overlay.write(number, offset, data, kill)
+            self.overlay.write_cached(ino, offset, data)
         };
-        match written {
-            // A request is far below 4 GiB.
-            Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(u32::MAX)),
-            Err(error) => reply.error(errno(&error)),
-        }
+        written.map_err(refused)?;
+        // A request is far below 4 GiB.
+        out.written(u32::try_from(data.len()).unwrap_or(u32::MAX));
+        Ok(())
     }
 
     /// `fallocate(2)`.
-    pub(super) fn allocate(
-        &self,
-        number: Ino,
-        offset: u64,
-        length: u64,
-        mode: i32,
-        reply: ReplyEmpty,
-    ) {
-        match fallocate_mode(mode) {
-            Ok(mode) => {
-                let times = self.times();
-                let overlay = &self.overlay;
-                empty(
-                    overlay.fallocate(number, mode, offset, length, times),
-                    reply,
-                );
-            }
-            Err(refused) => reply.error(refused),
-        }
+    pub(super) fn allocate(&self, ino: Ino, offset: u64, len: u64, mode: u32) -> Result<(), Errno> {
+        let mode = fallocate_mode(mode)?;
+        let allocated = self.overlay.fallocate(ino, mode, offset, len, self.times());
+        allocated.map_err(refused)
     }
 
     /// `SEEK_DATA` and `SEEK_HOLE`; the rest is done by the kernel.
-    pub(super) fn seek(&self, number: Ino, offset: i64, whence: i32, reply: ReplyLseek) {
-        let whence = match whence {
-            libc::SEEK_DATA => SeekWhence::Data,
-            libc::SEEK_HOLE => SeekWhence::Hole,
-            _ => return reply.error(Errno::EINVAL),
+    pub(super) fn seek(&self, ino: Ino, offset: u64, whence: u32, later: Later) {
+        let whence = match i32::try_from(whence) {
+            Ok(libc::SEEK_DATA) => SeekWhence::Data,
+            Ok(libc::SEEK_HOLE) => SeekWhence::Hole,
+            _ => return later.offset(Err(Errno::INVAL)),
         };
-        let Ok(offset) = u64::try_from(offset) else {
-            return reply.error(Errno::ENXIO);
-        };
+        // An offset is signed; below zero there is nothing.
+        if i64::try_from(offset).is_err() {
+            return later.offset(Err(Errno::NXIO));
+        }
         let overlay = Arc::clone(&self.overlay);
-        let seek = move || match overlay.lseek(number, offset, whence) {
-            Ok(found) => match i64::try_from(found) {
-                Ok(found) => reply.offset(found),
-                Err(_) => reply.error(Errno::EOVERFLOW),
-            },
-            Err(error) => reply.error(errno(&error)),
+        let seek = move || {
+            let found = overlay.lseek(ino, offset, whence).map_err(refused);
+            later.offset(found.and_then(|at| match i64::try_from(at) {
+                Ok(_) => Ok(at),
+                Err(_) => Err(Errno::OVERFLOW),
+            }));
         };
         if self.writeback {
             // The kernel does not write back first, so it is asked to.
-            self.notifier.write_back(number, Box::new(seek));
+            self.notifier.write_back(ino, Box::new(seek));
         } else {
             seek();
         }
@@ -113,15 +94,14 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
         (from, from_offset): (Ino, u64),
         (to, to_offset): (Ino, u64),
         len: u64,
-        reply: ReplyWrite,
-    ) {
+        out: &mut Answer,
+    ) -> Result<(), Errno> {
         // The answer has 32 bits; the kernel asks again for the rest.
         let len = len.min(u64::from(REQUEST_MAX_BYTES) * 64);
-        let overlay = &self.overlay;
-        let times = self.times();
-        match overlay.copy_file_range(from, from_offset, to, to_offset, len, times) {
-            Ok(copied) => reply.written(u32::try_from(copied).unwrap_or(u32::MAX)),
-            Err(error) => reply.error(errno(&error)),
-        }
+        let (overlay, times) = (&self.overlay, self.times());
+        let copied = overlay.copy_file_range(from, from_offset, to, to_offset, len, times);
+        let copied = copied.map_err(refused)?;
+        out.written(u32::try_from(copied).unwrap_or(u32::MAX));
+        Ok(())
     }
 }

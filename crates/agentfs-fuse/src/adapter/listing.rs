@@ -2,46 +2,49 @@
 //!
 //! Keeps nothing between two requests: where to go on is in the offset alone.
 
-use std::ffi::OsStr;
 use std::ops::ControlFlow;
-use std::os::unix::ffi::OsStrExt;
-use std::time::Duration;
 
 use agentfs_core::overlay::DirEntry;
-use agentfs_core::{Attr, Ino, LowerLayer, Storage};
-use fuser::{INodeNo, ReplyDirectory, ReplyDirectoryPlus};
+use agentfs_core::{Attr, FileKind, Ino, LowerLayer, Storage};
 
-use super::{AgentFs, DOT_DOT_COOKIE, GENERATION};
-use crate::convert::{errno, file_type, negative_entry};
+use super::AgentFs;
+use crate::convert::refused;
+use crate::protocol::{Answer, Dirent, Errno};
+
+/// Cookies of `.` and `..`; those of the overlay are greater.
+const DOT_COOKIE: u64 = 1;
+const DOT_DOT_COOKIE: u64 = 2;
 
 impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
-    /// Names and kinds, from a position on, as many as the reply takes.
-    pub(super) fn list(&self, dir: Ino, offset: u64, mut reply: ReplyDirectory) {
+    /// Names and kinds, from a position on, as many as fit into `room` bytes.
+    pub(super) fn list(
+        &self,
+        dir: Ino,
+        offset: u64,
+        room: usize,
+        out: &mut Answer,
+    ) -> Result<(), Errno> {
         self.enter(dir);
-        for (ino, cookie, name) in self.dot_entries(dir, offset) {
-            if reply.add(INodeNo(ino.0), cookie, fuser::FileType::Directory, name) {
-                return reply.ok();
+        for entry in self.dot_entries(dir, offset) {
+            if !out.dirent(&entry, room) {
+                return Ok(());
             }
         }
-        let result = self
-            .overlay
-            .read_dir(dir, overlay_cookie(offset), &mut |entry| {
-                let name = OsStr::from_bytes(entry.name.as_bytes());
-                if reply.add(
-                    INodeNo(entry.ino.0),
-                    entry.cookie,
-                    file_type(entry.kind),
+        let mut add = |entry: &DirEntry| {
+            let (kind, name) = (entry.kind, entry.name.as_bytes());
+            let (ino, cookie) = (entry.ino, entry.cookie);
+            go_on(out.dirent(
+                &Dirent {
+                    ino,
+                    cookie,
+                    kind,
                     name,
-                ) {
-                    ControlFlow::Break(())
-                } else {
-                    ControlFlow::Continue(())
-                }
-            });
-        match result {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(errno(&error)),
-        }
+                },
+                room,
+            ))
+        };
+        let listed = self.overlay.read_dir(dir, overlay_cookie(offset), &mut add);
+        listed.map_err(refused)
     }
 
     /// The same with attributes: each entry is looked up with it.
@@ -49,30 +52,29 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
         &self,
         dir: Ino,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
-    ) {
+        room: usize,
+        out: &mut Answer,
+    ) -> Result<(), Errno> {
         let ttl = self.enter(dir);
-        for (ino, cookie, name) in self.dot_entries(dir, offset) {
-            // The kernel takes no reference on these.
-            let mut attr = negative_entry();
-            (attr.ino, attr.kind) = (INodeNo(ino.0), fuser::FileType::Directory);
-            if reply.add(attr.ino, cookie, name, &Duration::ZERO, &attr, GENERATION) {
-                return reply.ok();
+        for entry in self.dot_entries(dir, offset) {
+            if !out.dirent_plus(&entry, None, room) {
+                return Ok(());
             }
         }
         let mut changed = Vec::new();
         let mut add = |entry: &DirEntry, attr: &Attr| {
-            let name = OsStr::from_bytes(entry.name.as_bytes());
             let ttl = self.attr_ttl(attr, ttl);
             if self.looks_changed(attr, ttl) {
                 changed.push((attr.ino, attr.kind));
             }
-            let (number, attr) = (INodeNo(attr.ino.0), self.shown(attr));
-            if reply.add(number, entry.cookie, name, &ttl, &attr, GENERATION) {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
+            let shown = self.shown(attr);
+            let entry = Dirent {
+                ino: attr.ino,
+                cookie: entry.cookie,
+                kind: attr.kind,
+                name: entry.name.as_bytes(),
+            };
+            go_on(out.dirent_plus(&entry, Some((&shown, ttl)), room))
         };
         let is_told = |kind, ino| self.is_told(ino, kind, dir);
         let from = overlay_cookie(offset);
@@ -83,10 +85,34 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
         for (ino, kind) in changed {
             self.tell_changed(ino, kind);
         }
-        match listed {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(errno(&error)),
+        listed.map_err(refused)
+    }
+
+    /// `.` and `..`, those of them that come after `offset`.
+    fn dot_entries(&self, dir: Ino, offset: u64) -> Vec<Dirent<'static>> {
+        let entry = |ino, cookie, name| Dirent {
+            ino,
+            cookie,
+            kind: FileKind::Directory,
+            name,
+        };
+        let mut entries = Vec::new();
+        if offset < DOT_COOKIE {
+            entries.push(entry(dir, DOT_COOKIE, b".".as_slice()));
         }
+        if offset < DOT_DOT_COOKIE {
+            let parent = self.overlay.parent(dir).unwrap_or(dir);
+            entries.push(entry(parent, DOT_DOT_COOKIE, b"..".as_slice()));
+        }
+        entries
+    }
+}
+
+fn go_on(has_room: bool) -> ControlFlow<()> {
+    if has_room {
+        ControlFlow::Continue(())
+    } else {
+        ControlFlow::Break(())
     }
 }
 

@@ -212,7 +212,7 @@ fn programs_run_from_it() {
 }
 
 #[test]
-fn direct_io_and_unnamed_files() {
+fn direct_io() {
     let Some(view) = memory_view(&MemoryLower::new()) else {
         return;
     };
@@ -227,12 +227,6 @@ fn direct_io_and_unnamed_files() {
     let block = vec![7; 8192];
     direct.write_all(&block).unwrap();
     assert!(fs::read(view.at("direct")).unwrap() == block);
-    // The FUSE library does not know the request; programs fall back.
-    let unnamed = OpenOptions::new()
-        .write(true)
-        .custom_flags(libc::O_TMPFILE)
-        .open(&*view);
-    assert_eq!(errno(unnamed), libc::EOPNOTSUPP);
 }
 
 /// A base whose every answer about the name `bug` is a panic.

@@ -34,7 +34,7 @@ pub(super) mod opcode {
     pub(crate) const WITHOUT_ANSWER: [u32; 3] = [FORGET, BATCH_FORGET, INTERRUPT];
 }
 
-/// Those that `agentfs-fuse` and the library below it ask for (`FUSE_*`).
+/// Those that `agentfs-fuse` asks for (`FUSE_*`).
 const WANTED_FLAGS: u32 = 1 // ASYNC_READ
     | 1 << 5 // BIG_WRITES
     | 1 << 13 // DO_READDIRPLUS

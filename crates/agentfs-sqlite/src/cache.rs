@@ -6,6 +6,7 @@
 //! which grow with what the session changed (some ten bytes each). A cache must
 //! never hold a row that SQLite does not have: pending rows live elsewhere.
 
+mod ahead;
 mod dirs;
 mod inodes;
 mod lens;
@@ -13,18 +14,21 @@ mod packed_dir;
 mod varint;
 
 use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::time::Duration;
 
 use agentfs_core::storage::{Chunk, InodeRow};
 use agentfs_core::{Ino, LowerPath, Name, StorageError};
 use foldhash::fast::RandomState;
 use lru::LruCache;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, RwLock};
 use rusqlite::Connection;
 
 use crate::pending::{ChunkDelta, Map, Put, Said, Set, VolumeDelta};
 use crate::rows;
 use crate::sql::VolumeSql;
 
+use ahead::Ahead;
 use dirs::Dirs;
 use inodes::Inodes;
 
@@ -38,6 +42,8 @@ const CHUNK_BYTES: usize = 64 << 20;
 const NAMES_AT_ONCE: usize = 8;
 /// Rounds for which a lock is left alone then.
 const PAUSE_ROUNDS: usize = 16;
+/// Longer than a disk takes for a chunk that is read ahead; then it is read beside that.
+const AHEAD_PATIENCE: Duration = Duration::from_millis(20);
 /// What a chunk costs beside its bytes, roughly.
 const CHUNK_COST_BYTES: usize = 144;
 
@@ -53,6 +59,9 @@ pub(crate) struct Cache {
     names: Mutex<Lru<(Ino, Name), Option<Ino>>>,
     whiteouts: Mutex<Lru<LowerPath, Set<Name>>>,
     chunks: Mutex<Chunks>,
+    ahead: Mutex<Ahead>,
+    /// A chunk that was being read is here, or will not come.
+    ahead_moved: Condvar,
     chunk_size_bytes: u32,
     chunk_lens: Mutex<ChunkLens>,
 }
@@ -88,6 +97,8 @@ impl Cache {
                 lru: LruCache::unbounded_with_hasher(RandomState::default()),
                 bytes: 0,
             }),
+            ahead: Mutex::default(),
+            ahead_moved: Condvar::new(),
             chunk_lens: Mutex::new(ChunkLens::new()),
         }
     }
@@ -103,6 +114,7 @@ impl Cache {
         chunks.lru.clear();
         chunks.bytes = 0;
         drop(chunks);
+        self.forget_ahead(|_| true);
         self.chunk_lens.lock().clear();
     }
 
@@ -220,6 +232,38 @@ impl Cache {
         self.chunks.lock().put((ino, index), data);
     }
 
+    /// A chunk that has been read ahead, which is then no longer here; waits for it
+    /// while it is being read. And whether to begin to read ahead.
+    pub(crate) fn ask_ahead(&self, ino: Ino, index: u64) -> (Option<Chunk>, bool) {
+        let mut ahead = self.ahead.lock();
+        let begins = ahead.ask(ino, index);
+        while ahead.is_coming(ino, index) {
+            let waited = self.ahead_moved.wait_for(&mut ahead, AHEAD_PATIENCE);
+            if waited.timed_out() {
+                break;
+            }
+        }
+        (ahead.take(ino, index), begins)
+    }
+
+    /// What to read ahead next; `None`: nothing, for now.
+    pub(crate) fn ahead_piece(&self) -> Option<(Ino, Range<u64>)> {
+        self.ahead.lock().piece()
+    }
+
+    /// Takes what was read ahead, or that it is not to be kept. Whether the rest of the
+    /// piece is wanted.
+    pub(crate) fn put_ahead(&self, ino: Ino, index: u64, chunk: Option<Chunk>) -> bool {
+        let goes_on = self.ahead.lock().put(ino, index, chunk);
+        self.ahead_moved.notify_all();
+        goes_on
+    }
+
+    fn forget_ahead(&self, has_changed: impl FnOnce(Ino) -> bool) {
+        self.ahead.lock().forget(has_changed);
+        self.ahead_moved.notify_all();
+    }
+
     /// The length of a chunk; `Some(None)`: known not to be stored.
     pub(crate) fn chunk_len(&self, ino: Ino, index: u64) -> Option<Option<usize>> {
         let known = self.chunk_lens.lock().get(ino, index);
@@ -239,6 +283,8 @@ impl Cache {
     /// each lock is held for a few rows at a time; they must not ask for rows of `delta`,
     /// nor put in what was read before the commit.
     pub(crate) fn apply(&self, delta: &VolumeDelta) {
+        let has_changed = |ino| delta.chunks.contains_key(&ino) || delta.discarded.contains(&ino);
+        self.forget_ahead(has_changed);
         self.apply_known(delta);
         self.apply_discarded(delta);
         self.apply_inodes(delta);

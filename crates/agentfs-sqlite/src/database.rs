@@ -4,7 +4,8 @@
 //! # Locks, in the order they are taken
 //! `state` (by transactions for their whole life, by the committer for moments),
 //! then a [`crate::gate::Lease`], then one of the small mutexes (caches,
-//! numbers, mailbox), which are held for a few instructions.
+//! numbers, mailbox), which are held for a few instructions. Who waits for a chunk that is
+//! read ahead waits for a thread that has the state already, and for a moment only.
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -23,6 +24,7 @@ use crate::connection::Access;
 use crate::error::{OpenError, io_error, storage_error};
 use crate::gate::Purpose;
 use crate::open::{self, OpenOptions, Opened};
+use crate::read_ahead::ReadAhead;
 use crate::rows;
 use crate::shared::Shared;
 use crate::sql::{self, VolumeSql};
@@ -99,6 +101,7 @@ impl Database {
             mailbox: Mailbox::default(),
             discarded: Mutex::default(),
             caches: [(); 2].map(|()| Cache::new(chunk_size_bytes)),
+            read_ahead: ReadAhead::default(),
             sqls: [VolumeSql::new(Volume::View), VolumeSql::new(Volume::Home)],
             chunk_size_bytes,
             access,
@@ -298,6 +301,7 @@ impl Database {
             self.sync()?;
         }
         shared.mailbox.stop();
+        shared.read_ahead.stop();
         if let Some(committer) = self.handle.committer.lock().take() {
             // A panic there has been reported on stderr by the runtime.
             let _ = committer.join();
@@ -334,6 +338,7 @@ impl Database {
 impl Drop for Handle {
     fn drop(&mut self) {
         self.shared.mailbox.stop();
+        self.shared.read_ahead.stop();
         if let Some(committer) = self.committer.get_mut().take() {
             let _ = committer.join();
         }

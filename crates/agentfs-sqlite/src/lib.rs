@@ -30,6 +30,7 @@ mod folding;
 mod gate;
 mod open;
 mod pending;
+mod read_ahead;
 mod rows;
 mod schema;
 mod shared;

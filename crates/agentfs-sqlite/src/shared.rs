@@ -21,6 +21,7 @@ use crate::database::Volume;
 use crate::gate::{Gate, Lease, Purpose};
 use crate::open::Registration;
 use crate::pending::Set;
+use crate::read_ahead::ReadAhead;
 use crate::sql::VolumeSql;
 use crate::txn::State;
 use crate::wal;
@@ -39,6 +40,7 @@ pub(crate) struct Shared {
     pub(crate) discarded: Mutex<[Set<Ino>; 2]>,
     pub(crate) mailbox: Mailbox,
     pub(crate) caches: [Cache; 2],
+    pub(crate) read_ahead: ReadAhead,
     pub(crate) sqls: [VolumeSql; 2],
     pub(crate) chunk_size_bytes: u32,
     pub(crate) access: Access,

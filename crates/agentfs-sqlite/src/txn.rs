@@ -19,6 +19,7 @@ use crate::cache::{Cache, ChunkLens, DIR_ENTRIES_MAX};
 use crate::database::Volume;
 use crate::gate::{Lease, Purpose};
 use crate::pending::{Delta, Map, Put, Said, Set, VolumeDelta};
+use crate::read_ahead::ReadAhead;
 use crate::rows;
 use crate::shared::Shared;
 use crate::sql::VolumeSql;
@@ -36,7 +37,7 @@ pub(crate) struct State {
 
 /// One transaction.
 pub(crate) struct Txn<'a> {
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     volume: Volume,
     state: &'a State,
     /// Nothing, as long as nothing has been written.
@@ -45,7 +46,7 @@ pub(crate) struct Txn<'a> {
 }
 
 impl<'a> Txn<'a> {
-    pub(crate) fn new(shared: &'a Shared, volume: Volume, state: &'a State) -> Self {
+    pub(crate) fn new(shared: &'a Arc<Shared>, volume: Volume, state: &'a State) -> Self {
         Self {
             shared,
             volume,
@@ -279,6 +280,13 @@ impl<'a> Txn<'a> {
         if let Said::Row(chunk) = self.known_chunk(ino, index)? {
             return Ok(copy_chunk(chunk.as_deref(), 0, buf));
         }
+        let (ahead, begins) = self.cache().ask_ahead(ino, index);
+        if begins {
+            ReadAhead::begin(self.shared, self.volume);
+        }
+        if let Some(chunk) = ahead {
+            return Ok(copy_chunk(Some(&chunk), 0, buf));
+        }
         let (sql, chunk_size) = (self.sql(), self.shared.chunk_size_bytes());
         // A query may be run again: the last run is the one that counts.
         let buf = RefCell::new(buf);
@@ -288,6 +296,17 @@ impl<'a> Txn<'a> {
             })
         })?;
         Ok(copied.is_some())
+    }
+
+    /// A chunk as SQLite has it, to be kept until it is asked for; `None` where that is
+    /// not what a program would read.
+    pub(crate) fn chunk_ahead(&self, ino: Ino, index: u64) -> Result<Option<Chunk>> {
+        let is_clean = matches!(self.said(|delta| delta.chunk(ino, index)), Said::Nothing);
+        if !is_clean {
+            return Ok(None);
+        }
+        let (sql, chunk_size) = (self.sql(), self.shared.chunk_size_bytes());
+        self.query(None, |conn| rows::chunk(conn, sql, ino, index, chunk_size))
     }
 
     /// The length of a stored chunk, without its bytes.

@@ -13,5 +13,6 @@ mod handover;
 mod kit;
 mod numbering;
 mod opening;
+mod read_ahead;
 mod rest;
 mod sharing;

@@ -1,0 +1,99 @@
+//! [`ReadAhead`]: a thread that reads the chunks behind those that somebody reads in
+//! order, so that SQLite is asked for them while the last are handed over.
+//!
+//! The kernel asks for a file one piece after the other: without this, one processor
+//! has all the work. Must never read what a transaction could not, nor keep what has
+//! changed since: it reads as a transaction does, and the cache forgets with the others.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::cache::Cache;
+use crate::database::Volume;
+use crate::shared::Shared;
+use crate::txn::Txn;
+
+/// The thread, and what it waits for.
+#[derive(Default)]
+pub(crate) struct ReadAhead {
+    order: Mutex<Order>,
+    given: Condvar,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct Order {
+    volume: Option<Volume>,
+    ends: bool,
+}
+
+impl ReadAhead {
+    /// Has the thread read what the cache of a volume says. It is started with the first.
+    pub(crate) fn begin(shared: &Arc<Shared>, volume: Volume) {
+        let this = &shared.read_ahead;
+        let mut thread = this.thread.lock();
+        let mut order = this.order.lock();
+        order.volume = Some(volume);
+        this.given.notify_one();
+        if thread.is_none() && !order.ends {
+            let shared = Arc::clone(shared);
+            let begun = std::thread::Builder::new()
+                .name("afs-read-ahead".into())
+                .spawn(move || run(&shared));
+            // Without one, chunks are read when they are asked for.
+            *thread = begun.ok();
+        }
+    }
+
+    /// Waits for the next volume to read in; `None`: it is over.
+    fn next_order(&self) -> Option<Volume> {
+        let mut order = self.order.lock();
+        loop {
+            if order.ends {
+                return None;
+            }
+            if let Some(volume) = order.volume.take() {
+                return Some(volume);
+            }
+            self.given.wait(&mut order);
+        }
+    }
+
+    /// Ends the thread.
+    pub(crate) fn stop(&self) {
+        self.order.lock().ends = true;
+        self.given.notify_one();
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
+            // A panic there has been reported on stderr by the runtime.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run(shared: &Arc<Shared>) {
+    while let Some(volume) = shared.read_ahead.next_order() {
+        while read_piece(shared, volume, shared.cache(volume)) {}
+    }
+}
+
+/// Whether there was anything to read.
+fn read_piece(shared: &Arc<Shared>, volume: Volume, cache: &Cache) -> bool {
+    // Before it is known what is coming: others wait for that with the state in their
+    // hands, and so must not have to be waited for.
+    let state = shared.state.read();
+    let Some((ino, piece)) = cache.ahead_piece() else {
+        return false;
+    };
+    let txn = Txn::new(shared, volume, &state);
+    for index in piece {
+        // Whoever asks for it will be told what is wrong with it.
+        let read = txn.chunk_ahead(ino, index).unwrap_or(None);
+        if !cache.put_ahead(ino, index, read) {
+            break;
+        }
+    }
+    true
+}

@@ -18,7 +18,7 @@ use agentfs_core::overlay::{SetAttr, SetTime, Times};
 use agentfs_core::{Attr, FileKind, FsError, Ino, LowerLayer, Overlay, Storage};
 
 use crate::convert::refused;
-use crate::counters::{Counters, Operation};
+use crate::counters::Counters;
 use crate::device::Device;
 use crate::ids::KnownIds;
 use crate::interest::{Directories, FOR_GOOD};
@@ -121,11 +121,8 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
         };
         self.counters.count(operation);
         if let Some((pairing, mount)) = &self.pairing {
-            let content_bytes = match operation {
-                Operation::Read | Operation::Write => request.u32(16).unwrap_or(0),
-                _ => 0,
-            };
-            pairing.requested(*mount, request.thread, content_bytes as usize);
+            let content_bytes = requests::content_bytes(operation, request);
+            pairing.requested(*mount, request.thread, content_bytes);
         }
         let work = || self.work(operation, request, device, out);
         let outcome = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {

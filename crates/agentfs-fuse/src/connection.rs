@@ -22,12 +22,8 @@ pub(crate) fn agree<S: Storage, L: LowerLayer>(
     let mut memory = RequestMemory::new();
     let mut answer = Answer::new();
     loop {
-        let memory = memory.as_mut();
-        let Some(len) = device.receive(memory)? else {
-            return Err(io::ErrorKind::NotConnected.into());
-        };
-        let request = memory.get(..len).and_then(Request::parse);
-        let request = request.ok_or(io::ErrorKind::InvalidData)?;
+        let request = next_request(device, &mut memory)?;
+        let request = request.ok_or(io::ErrorKind::NotConnected)?;
         let offer = if request.is_init() {
             Offer::parse(&request)
         } else {
@@ -60,13 +56,23 @@ pub(crate) fn answer_requests<S: Storage, L: LowerLayer>(
 ) -> io::Result<()> {
     let mut memory = RequestMemory::new();
     let mut answer = Answer::new();
-    let memory = memory.as_mut();
-    while let Some(len) = device.receive(memory)? {
-        let request = memory.get(..len).and_then(Request::parse);
-        let request = request.ok_or(io::ErrorKind::InvalidData)?;
+    while let Some(request) = next_request(device, &mut memory)? {
         fs.answer(&request, device, &mut answer);
     }
     Ok(())
+}
+
+/// Waits for a request; `None` when the mount has ended.
+fn next_request<'m>(
+    device: &Device,
+    memory: &'m mut RequestMemory,
+) -> io::Result<Option<Request<'m>>> {
+    let memory = memory.as_mut();
+    let Some(len) = device.receive(memory)? else {
+        return Ok(None);
+    };
+    let request = memory.get(..len).and_then(Request::parse);
+    Ok(Some(request.ok_or(io::ErrorKind::InvalidData)?))
 }
 
 #[cfg(test)]

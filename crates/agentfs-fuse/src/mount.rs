@@ -162,7 +162,7 @@ pub fn serve<S: Storage, L: LowerLayer>(
     device: OwnedFd,
     config: FuseConfig,
 ) -> Result<Server, MountError> {
-    start(overlay, config, device, |_| None)
+    start(overlay, config, &Arc::new(Device::new(device)), None)
 }
 
 /// Mounts a view on a directory: directly as root, else through `fusermount3`.
@@ -175,15 +175,19 @@ pub fn mount<S: Storage, L: LowerLayer>(
     options: &MountOptions,
     config: FuseConfig,
 ) -> Result<Server, MountError> {
-    let (device, place) = place::mount(mountpoint, options.allow_other)?;
-    start(overlay, config, device, |device| Some(place.of(device)))
+    let place = Arc::new(place::mount(mountpoint, options.allow_other)?);
+    let served = start(overlay, config, place.device(), Some(Arc::clone(&place)));
+    if served.is_err() {
+        let _ = place.unmount();
+    }
+    served
 }
 
 fn start<S: Storage, L: LowerLayer>(
     overlay: Arc<Overlay<S, L>>,
     config: FuseConfig,
-    device: OwnedFd,
-    place: impl FnOnce(&Arc<Device>) -> Option<Place>,
+    device: &Arc<Device>,
+    place: Option<Arc<Place>>,
 ) -> Result<Server, MountError> {
     let threads = config.threads.max(1);
     let counters = Arc::new(Counters::default());
@@ -200,17 +204,15 @@ fn start<S: Storage, L: LowerLayer>(
         Arc::clone(&abilities),
         config,
     );
-    let device = Arc::new(Device::new(device));
-    let place = place(&device).map(Arc::new);
-    connection::agree(&mut fs, &device).map_err(MountError::Serve)?;
-    read_ahead::extend(&*device);
-    let caches = Caches::new(Arc::clone(&device), abilities);
+    connection::agree(&mut fs, device).map_err(MountError::Serve)?;
+    read_ahead::extend(&**device);
+    let caches = Caches::new(Arc::clone(device), abilities);
     let notifications = waiting
         .start(overlay, directories, caches)
         .map_err(MountError::Serve)?;
     let fs = Arc::new(fs);
     let answering = |number| {
-        let (fs, device, place) = (Arc::clone(&fs), Arc::clone(&device), place.clone());
+        let (fs, device, place) = (Arc::clone(&fs), Arc::clone(device), place.clone());
         let thread = std::thread::Builder::new().name(format!("fuse-{number}"));
         thread.spawn(move || {
             let ended = connection::answer_requests(&fs, &device);
@@ -238,9 +240,5 @@ fn start<S: Storage, L: LowerLayer>(
 /// namespace.
 #[must_use]
 pub fn mount_data(device: &impl AsRawFd, user_id: u32, group_id: u32) -> String {
-    let fd = device.as_raw_fd();
-    format!(
-        "fd={fd},rootmode=40000,user_id={user_id},group_id={group_id},\
-         default_permissions,allow_other"
-    )
+    place::data(device, user_id, group_id, true)
 }

@@ -4,7 +4,7 @@
 use std::ffi::CString;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -16,85 +16,77 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use rustix::process::{getgid, getuid};
 
 use crate::device::Device;
-use crate::mount::{MountError, mount_data};
+use crate::mount::MountError;
 
 /// The setuid helper that distributions have (package fuse3).
 const HELPER: &str = "fusermount3";
 /// Where the helper is told the number of the socket that it sends the device to.
 const HELPER_SOCKET: &str = "_FUSE_COMMFD";
-/// What [`mount_data`] ends with: other users may use the mount.
-const ALLOW_OTHER: &str = ",allow_other";
 
-/// A place that something has just been mounted on.
-pub(crate) struct Mounted {
+/// Where something is mounted, and the device to serve it by.
+pub(crate) struct Place {
     at: PathBuf,
     by_helper: bool,
-}
-
-/// The place of a mount that is served.
-pub(crate) struct Place {
-    mounted: Mounted,
     device: Arc<Device>,
 }
 
-impl Mounted {
-    pub(crate) fn of(self, device: &Arc<Device>) -> Place {
-        Place {
-            mounted: self,
-            device: Arc::clone(device),
-        }
-    }
-}
-
-/// Mounts on a directory: the descriptor to serve it by, and where it is.
+/// Mounts on a directory.
 ///
 /// # Errors
 /// As [`MountError`] lists.
-pub(crate) fn mount(at: &Path, allow_other: bool) -> Result<(OwnedFd, Mounted), MountError> {
+pub(crate) fn mount(at: &Path, allow_other: bool) -> Result<Place, MountError> {
     let refused = |source| MountError::Refused {
         path: at.display().to_string(),
         source,
     };
     let device = Device::open().map_err(MountError::Device)?;
     let at = at.canonicalize().map_err(refused)?;
-    let mounted = |by_helper| Mounted {
+    let mounted = |by_helper, device| Place {
         at: at.clone(),
         by_helper,
+        device: Arc::new(Device::new(device)),
     };
     match mount_directly(&at, &device, allow_other) {
-        Ok(()) => Ok((device, mounted(false))),
+        Ok(()) => Ok(mounted(false, device)),
         Err(Errno::PERM) => {
             drop(device);
             let device = mount_by_helper(&at, allow_other).map_err(|error| match error.kind() {
                 io::ErrorKind::NotFound => MountError::NoHelper,
                 _ => refused(error),
             })?;
-            Ok((device, mounted(true)))
+            Ok(mounted(true, device))
         }
         Err(error) => Err(refused(error.into())),
     }
 }
 
 fn mount_directly(at: &Path, device: &OwnedFd, allow_other: bool) -> Result<(), Errno> {
-    let data = mount_data(device, getuid().as_raw(), getgid().as_raw());
-    let data = if allow_other {
-        data.as_str()
-    } else {
-        data.trim_end_matches(ALLOW_OTHER)
-    };
+    let data = data(device, getuid().as_raw(), getgid().as_raw(), allow_other);
     let data = CString::new(data).map_err(|_| Errno::INVAL)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     rustix::mount::mount("agentfs", at, "fuse.agentfs", flags, data.as_c_str())
+}
+
+/// The data argument of `mount(2)`.
+pub(crate) fn data(device: &impl AsRawFd, user: u32, group: u32, allow_other: bool) -> String {
+    let (fd, access) = (device.as_raw_fd(), access(allow_other));
+    format!("fd={fd},rootmode=40000,user_id={user},group_id={group},{access}")
+}
+
+/// The kernel checks permissions; of all users, or of the mounting one alone.
+fn access(allow_other: bool) -> &'static str {
+    if allow_other {
+        "default_permissions,allow_other"
+    } else {
+        "default_permissions"
+    }
 }
 
 /// The helper's protocol (fusermount3(1)): it mounts, and sends the device through a
 /// socket, which it has as its input here.
 fn mount_by_helper(at: &Path, allow_other: bool) -> io::Result<OwnedFd> {
     let (ours, theirs) = UnixStream::pair()?;
-    let mut options = "fsname=agentfs,subtype=agentfs,default_permissions".to_owned();
-    if allow_other {
-        options.push_str(ALLOW_OTHER);
-    }
+    let options = format!("fsname=agentfs,subtype=agentfs,{}", access(allow_other));
     let mut helper = Command::new(HELPER);
     helper.args(["-o", &options, "--"]).arg(at);
     helper.env(HELPER_SOCKET, "0").stdin(OwnedFd::from(theirs));
@@ -127,6 +119,10 @@ fn succeeded(output: &Output) -> io::Result<()> {
 }
 
 impl Place {
+    pub(crate) fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
     /// Unmounts it, if that has not been done yet.
     ///
     /// # Errors
@@ -136,11 +132,10 @@ impl Place {
         if !self.device.is_connected() {
             return Ok(());
         }
-        let Mounted { at, by_helper } = &self.mounted;
-        if *by_helper {
+        if self.by_helper {
             let mut helper = Command::new(HELPER);
-            return succeeded(&helper.args(["-u", "--"]).arg(at).output()?);
+            return succeeded(&helper.args(["-u", "--"]).arg(&self.at).output()?);
         }
-        Ok(rustix::mount::unmount(at, UnmountFlags::NOFOLLOW)?)
+        Ok(rustix::mount::unmount(&self.at, UnmountFlags::NOFOLLOW)?)
     }
 }

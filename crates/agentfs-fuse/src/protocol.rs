@@ -13,18 +13,13 @@ mod request;
 pub(crate) use answer::{Answer, Dirent, Later};
 pub(crate) use init::{Offer, flags};
 pub(crate) use memory::RequestMemory;
+#[cfg(test)]
+pub(crate) use request::tests::request as request_bytes;
 pub(crate) use request::{Request, valid};
 
 /// A refusal, as the program gets it.
 pub(crate) use rustix::io::Errno;
 
-/// The major version, the only one there is in use.
-const MAJOR: u32 = 7;
-/// The minor version whose structures these are; a newer kernel sends them to a server
-/// that says so.
-const MINOR: u32 = 38;
-/// The oldest minor version that has all that is asked for (Linux 5.4).
-const MINOR_MIN: u32 = 31;
 /// `struct fuse_in_header`.
 const HEADER_IN_BYTES: usize = 40;
 /// `struct fuse_out_header`.
@@ -34,7 +29,14 @@ const PAGE_BYTES: usize = 4096;
 /// The largest write and read request, in bytes.
 pub(crate) const REQUEST_MAX_BYTES: u32 = 1024 * 1024;
 
-/// Read-ahead and write-back requests that the kernel may have open at once.
-const BACKGROUND_MAX: u16 = 64;
-/// With so many the kernel holds read-ahead back.
-const CONGESTED_FROM: u16 = BACKGROUND_MAX / 4 * 3;
+/// `struct fuse_out_header` of a message of `whole` bytes: the answer to `unique`, with 0
+/// or minus an errno, or to nothing (0), with the code of a notification.
+fn header(unique: u64, error: i32, whole: usize) -> [u8; HEADER_OUT_BYTES] {
+    let mut header = [0; HEADER_OUT_BYTES];
+    // A message is far below 4 GiB.
+    let whole = u32::try_from(whole).unwrap_or(u32::MAX);
+    header[..4].copy_from_slice(&whole.to_ne_bytes());
+    header[4..8].copy_from_slice(&error.to_ne_bytes());
+    header[8..].copy_from_slice(&unique.to_ne_bytes());
+    header
+}

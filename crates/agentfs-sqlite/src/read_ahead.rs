@@ -10,7 +10,6 @@ use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::cache::Cache;
 use crate::database::Volume;
 use crate::shared::Shared;
 use crate::txn::Txn;
@@ -25,17 +24,17 @@ pub(crate) struct ReadAhead {
 
 #[derive(Default)]
 struct Order {
-    volume: Option<Volume>,
+    is_given: bool,
     ends: bool,
 }
 
 impl ReadAhead {
-    /// Has the thread read what the cache of a volume says. It is started with the first.
-    pub(crate) fn begin(shared: &Arc<Shared>, volume: Volume) {
+    /// Has the thread read what the caches want. It is started with the first.
+    pub(crate) fn begin(shared: &Arc<Shared>) {
         let this = &shared.read_ahead;
         let mut thread = this.thread.lock();
         let mut order = this.order.lock();
-        order.volume = Some(volume);
+        order.is_given = true;
         this.given.notify_one();
         if thread.is_none() && !order.ends {
             let shared = Arc::clone(shared);
@@ -47,18 +46,14 @@ impl ReadAhead {
         }
     }
 
-    /// Waits for the next volume to read in; `None`: it is over.
-    fn next_order(&self) -> Option<Volume> {
+    /// Waits until there is something to read; `false`: it is over.
+    fn is_ordered(&self) -> bool {
         let mut order = self.order.lock();
-        loop {
-            if order.ends {
-                return None;
-            }
-            if let Some(volume) = order.volume.take() {
-                return Some(volume);
-            }
+        while !order.is_given && !order.ends {
             self.given.wait(&mut order);
         }
+        order.is_given = false;
+        !order.ends
     }
 
     /// Ends the thread.
@@ -74,13 +69,16 @@ impl ReadAhead {
 }
 
 fn run(shared: &Arc<Shared>) {
-    while let Some(volume) = shared.read_ahead.next_order() {
-        while read_piece(shared, volume, shared.cache(volume)) {}
+    while shared.read_ahead.is_ordered() {
+        for volume in [Volume::View, Volume::Home] {
+            while read_piece(shared, volume) {}
+        }
     }
 }
 
 /// Whether there was anything to read.
-fn read_piece(shared: &Arc<Shared>, volume: Volume, cache: &Cache) -> bool {
+fn read_piece(shared: &Arc<Shared>, volume: Volume) -> bool {
+    let cache = shared.cache(volume);
     // Before it is known what is coming: others wait for that with the state in their
     // hands, and so must not have to be waited for.
     let state = shared.state.read();

@@ -266,8 +266,7 @@ impl<'a> Txn<'a> {
         if let Said::Row(chunk) = self.known_chunk(ino, index)? {
             return Ok(chunk);
         }
-        let (sql, chunk_size) = (self.sql(), self.shared.chunk_size_bytes());
-        let chunk = self.query(None, |conn| rows::chunk(conn, sql, ino, index, chunk_size))?;
+        let chunk = self.stored_chunk(ino, index)?;
         if let Some(chunk) = &chunk {
             self.cache().put_chunk(ino, index, chunk.clone());
         }
@@ -282,7 +281,7 @@ impl<'a> Txn<'a> {
         }
         let (ahead, begins) = self.cache().ask_ahead(ino, index);
         if begins {
-            ReadAhead::begin(self.shared, self.volume);
+            ReadAhead::begin(self.shared);
         }
         if let Some(chunk) = ahead {
             return Ok(copy_chunk(Some(&chunk), 0, buf));
@@ -301,10 +300,19 @@ impl<'a> Txn<'a> {
     /// A chunk as SQLite has it, to be kept until it is asked for; `None` where that is
     /// not what a program would read.
     pub(crate) fn chunk_ahead(&self, ino: Ino, index: u64) -> Result<Option<Chunk>> {
-        let is_clean = matches!(self.said(|delta| delta.chunk(ino, index)), Said::Nothing);
-        if !is_clean {
+        if !self.is_clean_chunk(ino, index) {
             return Ok(None);
         }
+        self.stored_chunk(ino, index)
+    }
+
+    /// Whether no layer says anything of a chunk.
+    fn is_clean_chunk(&self, ino: Ino, index: u64) -> bool {
+        matches!(self.said(|delta| delta.chunk(ino, index)), Said::Nothing)
+    }
+
+    /// A chunk as SQLite has it.
+    fn stored_chunk(&self, ino: Ino, index: u64) -> Result<Option<Chunk>> {
         let (sql, chunk_size) = (self.sql(), self.shared.chunk_size_bytes());
         self.query(None, |conn| rows::chunk(conn, sql, ino, index, chunk_size))
     }

@@ -30,19 +30,7 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
                 return Ok(());
             }
         }
-        let mut add = |entry: &DirEntry| {
-            let (kind, name) = (entry.kind, entry.name.as_bytes());
-            let (ino, cookie) = (entry.ino, entry.cookie);
-            go_on(out.dirent(
-                &Dirent {
-                    ino,
-                    cookie,
-                    kind,
-                    name,
-                },
-                room,
-            ))
-        };
+        let mut add = |entry: &DirEntry| go_on(out.dirent(&dirent(entry), room));
         let listed = self.overlay.read_dir(dir, overlay_cookie(offset), &mut add);
         listed.map_err(refused)
     }
@@ -70,9 +58,8 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
             let shown = self.shown(attr);
             let entry = Dirent {
                 ino: attr.ino,
-                cookie: entry.cookie,
                 kind: attr.kind,
-                name: entry.name.as_bytes(),
+                ..dirent(entry)
             };
             go_on(out.dirent_plus(&entry, Some((&shown, ttl)), room))
         };
@@ -105,6 +92,15 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
             entries.push(entry(parent, DOT_DOT_COOKIE, b"..".as_slice()));
         }
         entries
+    }
+}
+
+fn dirent(entry: &DirEntry) -> Dirent<'_> {
+    Dirent {
+        ino: entry.ino,
+        cookie: entry.cookie,
+        kind: entry.kind,
+        name: entry.name.as_bytes(),
     }
 }
 

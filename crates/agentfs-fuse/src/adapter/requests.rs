@@ -55,7 +55,7 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
             })?,
             Operation::Symlink => self.make(out, ino, || {
                 let name = request.name(0)?;
-                let (_, target) = request.strings(0)?;
+                let target = request.string(name.as_bytes().len() + 1)?;
                 let made = overlay.symlink(ino, &name, target, request.owner());
                 made.map_err(refused)
             })?,
@@ -195,6 +195,14 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
         let value = value.get(..len as usize).ok_or(Errno::IO)?;
         let set = self.overlay.setxattr(request.ino, name, value, mode);
         set.map_err(refused)
+    }
+}
+
+/// How many bytes of a file a request asks for or brings; 0 where it is about none.
+pub(super) fn content_bytes(operation: Operation, request: &Request<'_>) -> usize {
+    match operation {
+        Operation::Read | Operation::Write => request.u32(16).unwrap_or(0) as usize,
+        _ => 0,
     }
 }
 

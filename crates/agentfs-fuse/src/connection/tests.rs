@@ -17,6 +17,7 @@ use crate::counters::{Counters, Operation};
 use crate::interest::{Directories, Unchanging};
 use crate::mount::FuseConfig;
 use crate::notify::{self, Abilities};
+use crate::protocol::request_bytes;
 
 const INIT: u32 = 26;
 const GETATTR: u32 = 3;
@@ -71,20 +72,14 @@ impl Kernel {
     }
 
     fn ask(&self, unique: u64, opcode: u32, ino: u64, arguments: &[u8]) {
-        let len = u32::try_from(40 + arguments.len()).unwrap();
-        let mut bytes = [len.to_ne_bytes(), opcode.to_ne_bytes()].concat();
-        bytes.extend_from_slice([unique.to_ne_bytes(), ino.to_ne_bytes()].as_flattened());
-        bytes.extend_from_slice(&[0; 16]);
-        bytes.extend_from_slice(arguments);
-        rustix::io::write(&self.socket, &bytes).unwrap();
+        let request = request_bytes(unique, opcode, ino, arguments);
+        rustix::io::write(&self.socket, &request).unwrap();
     }
 
     /// Has the server answer what has been asked.
     fn serve(&self) {
         let mut memory = RequestMemory::new();
-        let memory = memory.as_mut();
-        let len = self.device.receive(memory).unwrap().unwrap();
-        let request = Request::parse(&memory[..len]).unwrap();
+        let request = next_request(&self.device, &mut memory).unwrap().unwrap();
         self.fs.answer(&request, &self.device, &mut Answer::new());
     }
 

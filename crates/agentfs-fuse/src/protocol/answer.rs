@@ -7,7 +7,7 @@ use agentfs_core::types::FsStats;
 use agentfs_core::{Attr, FileKind, Ino};
 
 use super::memory::aligned;
-use super::{Errno, HEADER_OUT_BYTES};
+use super::{Errno, HEADER_OUT_BYTES, header};
 use crate::device::Device;
 
 /// Inode numbers are never reused for another object.
@@ -52,13 +52,13 @@ impl Answer {
 
     /// The whole of it, for the request `unique`: the header alone where it is refused.
     pub(crate) fn finish(&mut self, unique: u64, refused: Option<Errno>) -> &[u8] {
-        let errno = refused.map_or(0, Errno::raw_os_error);
+        let error = refused.map_or(0, wire_error);
         if refused.is_some() {
             self.len = 0;
         }
         let whole = HEADER_OUT_BYTES + self.len;
         let bytes = &mut self.memory[self.start..][..whole];
-        bytes[..HEADER_OUT_BYTES].copy_from_slice(&header(unique, errno, whole));
+        bytes[..HEADER_OUT_BYTES].copy_from_slice(&header(unique, error, whole));
         bytes
     }
 
@@ -242,15 +242,9 @@ impl Dirent<'_> {
     }
 }
 
-/// `struct fuse_out_header` of an answer of `whole` bytes.
-fn header(unique: u64, errno: i32, whole: usize) -> [u8; HEADER_OUT_BYTES] {
-    let mut header = [0; HEADER_OUT_BYTES];
-    // An answer is far below 4 GiB.
-    let whole = u32::try_from(whole).unwrap_or(u32::MAX);
-    header[..4].copy_from_slice(&whole.to_ne_bytes());
-    header[4..8].copy_from_slice(&(-errno).to_ne_bytes());
-    header[8..].copy_from_slice(&unique.to_ne_bytes());
-    header
+/// How a refusal stands in a header.
+fn wire_error(refused: Errno) -> i32 {
+    -refused.raw_os_error()
 }
 
 /// An answer that is given when something else is done, from whichever thread. One that
@@ -282,20 +276,20 @@ impl Later {
 
     fn give<const N: usize>(mut self, body: Result<[u8; N], Errno>) {
         self.given = true;
-        let (errno, body) = match &body {
+        let (error, body) = match &body {
             Ok(body) => (0, body.as_slice()),
-            Err(refused) => (refused.raw_os_error(), &[][..]),
+            Err(refused) => (wire_error(*refused), &[][..]),
         };
         let whole = HEADER_OUT_BYTES + body.len();
         self.device
-            .answer(&[&header(self.unique, errno, whole), body].concat());
+            .answer(&[&header(self.unique, error, whole), body].concat());
     }
 }
 
 impl Drop for Later {
     fn drop(&mut self) {
         if !self.given {
-            let refusal = header(self.unique, Errno::IO.raw_os_error(), HEADER_OUT_BYTES);
+            let refusal = header(self.unique, wire_error(Errno::IO), HEADER_OUT_BYTES);
             self.device.answer(&refusal);
         }
     }
@@ -372,7 +366,7 @@ mod tests {
         let mut answer = Answer::new();
         answer.written(1);
         let refused = answer.finish(7, Some(Errno::NOENT)).to_vec();
-        assert_eq!(refused, header(7, libc::ENOENT, HEADER_OUT_BYTES));
+        assert_eq!(refused, header(7, -libc::ENOENT, HEADER_OUT_BYTES));
     }
 
     #[test]

@@ -1,9 +1,18 @@
 //! INIT: what the kernel offers, and what is taken of it.
 
-use super::{
-    Answer, BACKGROUND_MAX, CONGESTED_FROM, Errno, MAJOR, MINOR, MINOR_MIN, PAGE_BYTES,
-    REQUEST_MAX_BYTES, Request,
-};
+use super::{Answer, Errno, PAGE_BYTES, REQUEST_MAX_BYTES, Request};
+
+/// The major version, the only one there is in use.
+const MAJOR: u32 = 7;
+/// The minor version whose structures these are; a newer kernel sends them to a server
+/// that says so.
+const MINOR: u32 = 38;
+/// The oldest minor version that has all that is asked for (Linux 5.4).
+const MINOR_MIN: u32 = 31;
+/// Read-ahead and write-back requests that the kernel may have open at once.
+const BACKGROUND_MAX: u16 = 64;
+/// With so many the kernel holds read-ahead back.
+const CONGESTED_FROM: u16 = BACKGROUND_MAX / 4 * 3;
 
 /// What the kernel can do (`FUSE_*` of INIT), those above bit 31 from its second word.
 pub(crate) mod flags {

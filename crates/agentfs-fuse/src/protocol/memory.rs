@@ -2,7 +2,7 @@
 //! each page of it for every message (0.3 µs in a virtual machine), so that a small
 //! message lies on one page, and the bytes of a file on pages of their own.
 
-use super::{HEADER_IN_BYTES, PAGE_BYTES, REQUEST_MAX_BYTES};
+use super::{PAGE_BYTES, REQUEST_MAX_BYTES};
 
 /// Zeroed bytes, and the place in them where a page begins, with at least `before`
 /// bytes before it and `len` from there on.
@@ -21,11 +21,10 @@ pub(crate) struct RequestMemory {
 }
 
 impl RequestMemory {
-    /// Room for the largest request: the kernel refuses to give any to less.
+    /// Room for the largest request, and a page for what comes before its bytes: the
+    /// kernel refuses to give any to less.
     pub(crate) fn new() -> Self {
-        const ARGUMENTS_BYTES: usize = PAGE_BYTES - HEADER_IN_BYTES;
-        let len = HEADER_IN_BYTES + ARGUMENTS_BYTES + REQUEST_MAX_BYTES as usize;
-        let (bytes, start) = aligned(0, len);
+        let (bytes, start) = aligned(0, PAGE_BYTES + REQUEST_MAX_BYTES as usize);
         Self { bytes, start }
     }
 

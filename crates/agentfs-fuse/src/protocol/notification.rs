@@ -2,12 +2,12 @@
 
 use agentfs_core::{Ino, Name};
 
-use super::HEADER_OUT_BYTES;
+use super::{HEADER_OUT_BYTES, header};
 
-const INVAL_INODE: u32 = 2;
-const INVAL_ENTRY: u32 = 3;
-const STORE: u32 = 4;
-const INC_EPOCH: u32 = 8;
+const INVAL_INODE: i32 = 2;
+const INVAL_ENTRY: i32 = 3;
+const STORE: i32 = 4;
+const INC_EPOCH: i32 = 8;
 /// `FUSE_EXPIRE_ONLY`.
 const EXPIRE_ONLY: u32 = 1;
 
@@ -43,9 +43,8 @@ pub(crate) fn next_epoch() -> Vec<u8> {
 }
 
 /// A notification is an answer to nothing, with the code in place of the error.
-fn message(code: u32, body: &[&[u8]]) -> Vec<u8> {
+fn message(code: i32, body: &[&[u8]]) -> Vec<u8> {
     let body = body.concat();
-    let whole = u32::try_from(HEADER_OUT_BYTES + body.len()).unwrap_or(u32::MAX);
-    let header = [whole.to_ne_bytes(), code.to_ne_bytes(), [0; 4], [0; 4]];
-    [header.as_flattened(), &body].concat()
+    let header = header(0, code, HEADER_OUT_BYTES + body.len());
+    [&header, &*body].concat()
 }

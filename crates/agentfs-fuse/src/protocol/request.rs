@@ -102,19 +102,14 @@ impl<'a> Request<'a> {
 
     /// The string there as the name of an entry.
     pub(crate) fn name(&self, at: usize) -> Result<Name, Errno> {
-        name(self.string(at)?)
-    }
-
-    /// The two strings there.
-    pub(crate) fn strings(&self, at: usize) -> Result<(&'a [u8], &'a [u8]), Errno> {
-        let first = self.string(at)?;
-        Ok((first, self.string(at + first.len() + 1)?))
+        Name::new(self.string(at)?).map_err(refused)
     }
 
     /// The two names there.
     pub(crate) fn names(&self, at: usize) -> Result<(Name, Name), Errno> {
-        let (first, second) = self.strings(at)?;
-        Ok((name(first)?, name(second)?))
+        let first = self.name(at)?;
+        let second = self.name(at + first.as_bytes().len() + 1)?;
+        Ok((first, second))
     }
 
     /// A time whose seconds and nanoseconds are there. It may be before the epoch.
@@ -124,19 +119,15 @@ impl<'a> Request<'a> {
     }
 }
 
-fn name(bytes: &[u8]) -> Result<Name, Errno> {
-    Name::new(bytes).map_err(refused)
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    /// A request of node 3 with these arguments.
-    fn request(opcode: u32, arguments: &[u8]) -> Vec<u8> {
+    /// A request as the kernel sends it, of thread 77.
+    pub(crate) fn request(unique: u64, opcode: u32, ino: u64, arguments: &[u8]) -> Vec<u8> {
         let len = u32::try_from(HEADER_IN_BYTES + arguments.len()).unwrap();
         let mut bytes = [len.to_ne_bytes(), opcode.to_ne_bytes()].concat();
-        for number in [9_u64, 3] {
+        for number in [unique, ino] {
             bytes.extend_from_slice(&number.to_ne_bytes());
         }
         for number in [1000_u32, 100, 77, 0] {
@@ -148,7 +139,7 @@ mod tests {
 
     #[test]
     fn the_header_and_what_follows_it() {
-        let bytes = request(12, b"\x05\0\0\0\0\0\0\0old\0new\0");
+        let bytes = request(9, 12, 3, b"\x05\0\0\0\0\0\0\0old\0new\0");
         let request = Request::parse(&bytes).unwrap();
         assert_eq!(request.operation(), Some(Operation::Rename));
         assert_eq!((request.unique, request.ino), (9, Ino(3)));
@@ -168,7 +159,7 @@ mod tests {
     /// The kernel sends none such; nothing else is lost if one ever comes.
     #[test]
     fn what_is_cut_short_is_refused() {
-        let whole = request(12, b"\x05\0\0\0\0\0\0\0old\0new\0");
+        let whole = request(9, 12, 3, b"\x05\0\0\0\0\0\0\0old\0new\0");
         for len in 0..HEADER_IN_BYTES {
             assert!(Request::parse(&whole[..len]).is_none());
         }
@@ -176,14 +167,14 @@ mod tests {
             let request = Request::parse(&whole[..len]).unwrap();
             assert!(request.names(8).is_err(), "{len}");
         }
-        let short = request(3, b"\x01\0\0");
+        let short = request(9, 3, 3, b"\x01\0\0");
         let short = Request::parse(&short).unwrap();
         assert_eq!(short.u32(0), Err(Errno::IO));
         assert_eq!(short.u64(usize::MAX), Err(Errno::IO));
-        let unended = request(1, b"name");
+        let unended = request(9, 1, 3, b"name");
         assert_eq!(Request::parse(&unended).unwrap().string(0), Err(Errno::IO));
         assert!(
-            Request::parse(&request(9999, b""))
+            Request::parse(&request(9, 9999, 3, b""))
                 .unwrap()
                 .operation()
                 .is_none()
@@ -194,7 +185,7 @@ mod tests {
     fn a_time_before_the_epoch_is_taken_as_it_is() {
         for secs in [i64::MIN, -1, 0, i64::MAX] {
             let arguments = [&secs.to_ne_bytes()[..], &999_999_999_u32.to_ne_bytes()].concat();
-            let bytes = request(4, &arguments);
+            let bytes = request(9, 4, 3, &arguments);
             let time = Request::parse(&bytes).unwrap().time(0, 8);
             assert_eq!(time, Ok(Timestamp::new(secs, 999_999_999)));
         }

@@ -69,8 +69,8 @@ impl Ahead {
 
     /// Whether a chunk is just being read.
     pub(super) fn is_coming(&self, ino: Ino, index: u64) -> bool {
-        let of_it = |file: &&Reading| file.ino == ino && file.coming.contains(&index);
-        self.file.as_ref().is_some_and(|file| of_it(&file))
+        let file = self.file.as_ref().filter(|file| file.ino == ino);
+        file.is_some_and(|file| file.coming.contains(&index))
     }
 
     /// The chunks to read next, each of which is then [`Self::put`]; `None` when enough lie

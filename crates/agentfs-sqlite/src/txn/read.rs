@@ -151,8 +151,7 @@ impl ReadTxn for Txn<'_> {
 
     fn read_chunk(&self, ino: Ino, index: u64, skip: usize, buf: &mut [u8]) -> Result<bool> {
         let is_whole = skip == 0 && buf.len() == self.shared.chunk_size_bytes() as usize;
-        let is_clean = || matches!(self.said(|delta| delta.chunk(ino, index)), Said::Nothing);
-        if is_whole && is_clean() {
+        if is_whole && self.is_clean_chunk(ino, index) {
             return self.read_clean_chunk(ino, index, buf);
         }
         Ok(copy_chunk(self.chunk(ino, index)?.as_deref(), skip, buf))

@@ -8,6 +8,7 @@ mod escape;
 mod life;
 mod outcome;
 mod places;
+mod rest;
 mod terminal;
 mod tty;
 

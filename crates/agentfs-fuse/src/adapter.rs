@@ -26,6 +26,7 @@ use crate::mount::FuseConfig;
 use crate::notify::{Abilities, EntryChange, Notifier};
 use crate::pairing::Pairing;
 use crate::protocol::{Answer, Errno, Later, Offer, Request, flags};
+use crate::revalidate::Doubts;
 
 /// The first minor version of the protocol whose kernel can expire all entries,
 /// the negative ones too, at once (Linux 6.16).
@@ -55,6 +56,7 @@ pub(crate) struct AgentFs<S, L> {
     no_open: bool,
     no_opendir: bool,
     abilities: Arc<Abilities>,
+    doubts: Option<Arc<Doubts>>,
 }
 
 impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
@@ -72,6 +74,7 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
             counters,
             notifier,
             writeback: config.writeback,
+            doubts: (config.revalidator.as_deref()).map(|by| Arc::new(Doubts::new(by))),
             known_ids: config.known_ids,
             pairing: config.pairing.map(|pairing| {
                 let mount = pairing.add_mount();
@@ -81,6 +84,11 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
             no_opendir: false,
             abilities,
         }
+    }
+
+    /// What is to be looked at once programs rest, where there is somebody who can.
+    pub(crate) fn doubts(&self) -> Option<Arc<Doubts>> {
+        self.doubts.clone()
     }
 
     /// Of what the kernel offers, what it is to do without asking (see [`flags`]).
@@ -123,6 +131,9 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
         if let Some((pairing, mount)) = &self.pairing {
             let content_bytes = requests::content_bytes(operation, request);
             pairing.requested(*mount, request.thread, content_bytes);
+        }
+        if let Some(doubts) = &self.doubts {
+            doubts.requested(operation, request);
         }
         let work = || self.work(operation, request, device, out);
         let outcome = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {

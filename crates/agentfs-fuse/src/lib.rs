@@ -61,6 +61,7 @@ mod pairing;
 mod place;
 mod protocol;
 mod read_ahead;
+mod revalidate;
 
 pub use counters::{Counters, Operation};
 pub use ids::KnownIds;
@@ -68,3 +69,4 @@ pub use interest::{DirInterest, Unchanging};
 pub use mount::{FuseConfig, MountError, MountOptions, Server, mount, mount_data, serve};
 pub use notify::{EntryChange, Notifier};
 pub use pairing::Pairing;
+pub use revalidate::{Look, Revalidator};

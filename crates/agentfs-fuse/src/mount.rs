@@ -21,6 +21,7 @@ use crate::notify::{self, Abilities, Caches, Notifier};
 use crate::pairing::Pairing;
 use crate::place::{self, Place};
 use crate::read_ahead;
+use crate::revalidate::{self, Doubts, Revalidator};
 
 /// Threads that answer the requests of one mount, at most: each may have a
 /// connection to the storage, and memory for it.
@@ -44,6 +45,9 @@ pub struct FuseConfig {
     pub known_ids: Option<KnownIds>,
     /// Keeps programs and answers on one processor, where that is faster.
     pub pairing: Option<Arc<Pairing>>,
+    /// Who looks at what programs have used, once they rest, so that their next look is
+    /// answered by the kernel.
+    pub revalidator: Option<Arc<dyn Revalidator>>,
 }
 
 impl FuseConfig {
@@ -61,6 +65,7 @@ impl FuseConfig {
             interest,
             known_ids: None,
             pairing: None,
+            revalidator: None,
         }
     }
 }
@@ -98,8 +103,10 @@ pub enum MountError {
 /// A view that is being served.
 pub struct Server {
     requests: Vec<JoinHandle<io::Result<()>>>,
-    notifications: [JoinHandle<()>; 2],
+    /// Those that tell the kernel something, or have it ask.
+    others: Vec<JoinHandle<()>>,
     notifier: Notifier,
+    doubts: Option<Arc<Doubts>>,
     counters: Arc<Counters>,
     /// Of what [`mount`] mounted.
     place: Option<Arc<Place>>,
@@ -144,7 +151,10 @@ impl Server {
             ended = ended.and(result.unwrap_or_else(|_| Err(io::Error::other("panicked"))));
         }
         self.notifier.end();
-        for thread in self.notifications {
+        if let Some(doubts) = self.doubts {
+            doubts.end();
+        }
+        for thread in self.others {
             let _ = thread.join();
         }
         ended
@@ -196,6 +206,7 @@ fn start<S: Storage, L: LowerLayer>(
     let interest = Arc::clone(&config.interest);
     let directories = Arc::new(Directories::new(interest, config.unwatched_ttl));
     let abilities = Arc::new(Abilities::default());
+    let revalidator = config.revalidator.clone();
     let mut fs = AgentFs::new(
         Arc::clone(&overlay),
         Arc::clone(&directories),
@@ -207,9 +218,14 @@ fn start<S: Storage, L: LowerLayer>(
     connection::agree(&mut fs, device).map_err(MountError::Serve)?;
     read_ahead::extend(&**device);
     let caches = Caches::new(Arc::clone(device), abilities);
-    let notifications = waiting
-        .start(overlay, directories, caches)
-        .map_err(MountError::Serve)?;
+    let (overlay_again, directories_again) = (Arc::clone(&overlay), Arc::clone(&directories));
+    let notifications = waiting.start(overlay_again, directories_again, caches);
+    let mut others = Vec::from(notifications.map_err(MountError::Serve)?);
+    let doubts = fs.doubts();
+    if let (Some(doubts), Some(revalidator)) = (doubts.clone(), revalidator) {
+        let started = revalidate::start(doubts, revalidator, overlay, directories);
+        others.push(started.map_err(MountError::Serve)?);
+    }
     let fs = Arc::new(fs);
     let answering = |number| {
         let (fs, device, place) = (Arc::clone(&fs), Arc::clone(device), place.clone());
@@ -226,8 +242,9 @@ fn start<S: Storage, L: LowerLayer>(
     let requests: io::Result<_> = (0..threads).map(answering).collect();
     Ok(Server {
         requests: requests.map_err(MountError::Serve)?,
-        notifications,
+        others,
         notifier,
+        doubts,
         counters,
         place,
     })

@@ -1,5 +1,5 @@
 //! The holder: process 1 inside a session. It builds the inside, keeps it,
-//! reaps orphans and answers the server; it never runs a program.
+//! reaps orphans, answers the server and looks at the view for it; it never runs a program.
 //!
 //! It outlives a server that was killed for as long as processes are inside,
 //! so that they get errors and not a sudden end.
@@ -16,7 +16,8 @@ use rustix::process::{DumpableBehavior, WaitOptions, set_dumpable_behavior, wait
 
 use crate::error::SessionError;
 use crate::inside::{self, Built};
-use crate::mounts::Tree;
+use crate::mounts::{Tree, open_path};
+use crate::onlooker::{self, Looking};
 use crate::protocol::{BuildPlan, Channel, HolderReply, HolderRequest, Volume};
 use crate::sys;
 
@@ -33,8 +34,9 @@ pub(crate) fn main(socket: OwnedFd) -> i32 {
         return 1;
     };
     let mut server = Channel::new(socket, false);
+    let mut lookings = Vec::new();
     let built = match server.receive() {
-        Ok(HolderRequest::Build(plan)) => start(&plan, &mut server),
+        Ok(HolderRequest::Build(plan)) => start(&plan, &mut server, &mut lookings),
         other => {
             tracing::error!("the holder was not told what to build: {other:?}");
             return 1;
@@ -48,10 +50,11 @@ pub(crate) fn main(socket: OwnedFd) -> i32 {
         }
     };
     loop {
-        let mut fds = [
+        let mut fds = vec![
             PollFd::new(&server, PollFlags::IN),
             PollFd::new(&signals, PollFlags::IN),
         ];
+        fds.extend((lookings.iter()).map(|looking| PollFd::new(looking, PollFlags::IN)));
         if poll(&mut fds, None).is_err_and(|e| e != rustix::io::Errno::INTR) {
             return 1;
         }
@@ -63,6 +66,7 @@ pub(crate) fn main(socket: OwnedFd) -> i32 {
                 Err(_) => return outlive(&signals),
             }
         }
+        lookings.retain_mut(|looking: &mut Looking| looking.go_on().is_ok());
     }
 }
 
@@ -86,23 +90,33 @@ fn alone() -> bool {
     sys::kill(-1, 0).is_err_and(|e| e.raw_os_error() == Some(libc::ESRCH))
 }
 
-fn start(plan: &BuildPlan, server: &mut Channel) -> Result<Built, SessionError> {
+fn start(
+    plan: &BuildPlan,
+    server: &mut Channel,
+    lookings: &mut Vec<Looking>,
+) -> Result<Built, SessionError> {
     let log = PathBuf::from(plan.log.clone());
     let lost = |step: &str| SessionError::Server {
         reason: step.to_owned(),
         log: log.clone(),
     };
-    let mut serve = |volume: Volume, device: OwnedFd| {
+    let mut serve = |volume: Volume, device: OwnedFd, target: &Path| {
+        let (onlooker, socket) = onlooker::pair().map_err(|e| lost(&e.to_string()))?;
+        let fds = [device.as_fd(), onlooker.as_fd()];
         server
-            .send(&HolderReply::Mounted(volume), &[device.as_fd()])
+            .send(&HolderReply::Mounted(volume), &fds)
             .map_err(|e| lost(&e.to_string()))?;
+        drop(onlooker);
         // From here on the server alone has the device: when it dies, the
         // mount answers ENOTCONN instead of hanging.
         drop(device);
         match server.receive() {
-            Ok(HolderRequest::Serving) => Ok(()),
-            _ => Err(lost("the file system was not served")),
+            Ok(HolderRequest::Serving) => {}
+            _ => return Err(lost("the file system was not served")),
         }
+        let root = open_path(target).map_err(|e| lost(&e.to_string()))?;
+        lookings.push(Looking::new(socket, root));
+        Ok(())
     };
     let built = inside::build(plan, &mut serve)?;
     let mut descriptors = Vec::new();

@@ -46,9 +46,9 @@ pub(crate) struct Built {
     pub(crate) dev: OwnedFd,
 }
 
-/// Mounts a FUSE file system: gives the device to the server and returns when
-/// it answers.
-pub(crate) type Serve<'a> = dyn FnMut(Volume, OwnedFd) -> Result<(), SessionError> + 'a;
+/// Gives the device of a FUSE file system, which is mounted at a path, to the server and
+/// returns when it answers.
+pub(crate) type Serve<'a> = dyn FnMut(Volume, OwnedFd, &Path) -> Result<(), SessionError> + 'a;
 
 struct Placement {
     target: PathBuf,
@@ -250,7 +250,7 @@ impl Builder<'_, '_> {
                 log,
             }
         })?;
-        (self.serve)(volume, device)
+        (self.serve)(volume, device, target)
     }
 
     /// Copies of the cache directories out of the session's layer over `$HOME`.

@@ -35,6 +35,7 @@ mod inside;
 mod log;
 mod mounts;
 mod note;
+mod onlooker;
 mod plan;
 mod prepare;
 mod protocol;

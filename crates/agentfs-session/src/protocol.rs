@@ -165,7 +165,7 @@ pub(crate) enum HolderRequest {
 /// From the holder to the server.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum HolderReply {
-    /// With a descriptor: `/dev/fuse`, mounted.
+    /// With descriptors: `/dev/fuse`, mounted, and the socket of an onlooker.
     Mounted(Volume),
     /// With descriptors: user, mount, pid and IPC namespace, and their `/proc` if
     /// it could be mounted.

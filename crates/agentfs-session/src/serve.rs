@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use crate::db_watch::DbWatcher;
 use crate::error::SessionError;
 use crate::note::{Note, NoteError, Noted};
+use crate::onlooker::Onlooker;
 use crate::protocol::Volume;
 use crate::runtime;
 
@@ -195,11 +196,16 @@ impl View {
         })
     }
 
-    /// Starts answering on a mounted device.
+    /// Starts answering on a mounted device, of which `onlooker` is the socket.
     ///
     /// # Errors
     /// A sentence for the log and the user.
-    pub(crate) fn serve(&mut self, volume: Volume, device: OwnedFd) -> Result<(), SessionError> {
+    pub(crate) fn serve(
+        &mut self,
+        volume: Volume,
+        device: OwnedFd,
+        onlooker: OwnedFd,
+    ) -> Result<(), SessionError> {
         let (lower, stored) = match (volume, &self.home) {
             (Volume::Base, _) => (Arc::clone(&self.base), agentfs_sqlite::Volume::View),
             (Volume::Home, Some(home)) => {
@@ -210,7 +216,8 @@ impl View {
             (Volume::Home, None) => return Err(self.failed(Path::new("$HOME"), "it is not known")),
         };
         let storage = self.database.volume(stored);
-        let served = start(storage, lower, device, self.pairing.clone())
+        let onlooker = Onlooker::new(onlooker);
+        let served = start(storage, lower, device, onlooker, self.pairing.clone())
             .map_err(|error| self.failed(Path::new("the file system"), error))?;
         self.notifiers.add(served.server.notifier());
         self.served.push(served);
@@ -377,6 +384,7 @@ fn start(
     storage: SqliteStorage,
     lower: Arc<HostDir>,
     device: OwnedFd,
+    onlooker: Onlooker,
     pairing: Option<Arc<Pairing>>,
 ) -> Result<Served, Box<dyn std::error::Error>> {
     let config = OverlayConfig {
@@ -393,6 +401,7 @@ fn start(
     let mut config = FuseConfig::new(Arc::clone(&interest) as Arc<dyn DirInterest>);
     config.known_ids = known_ids();
     config.pairing = pairing;
+    config.revalidator = Some(Arc::new(onlooker));
     let overlay = Arc::new(overlay);
     let server = agentfs_fuse::serve(Arc::clone(&overlay), device, config)?;
     let _ = notifier.set(server.notifier());

@@ -159,11 +159,9 @@ pub(crate) fn serve_build(
             .map_err(|e| died(format!("holder: {e}")))?
         {
             HolderReply::Mounted(volume) => {
-                let device = channel
-                    .take_fds()
-                    .pop()
-                    .ok_or_else(|| died("no device came".into()))?;
-                view.serve(volume, device)?;
+                let [device, onlooker] = <[OwnedFd; 2]>::try_from(channel.take_fds())
+                    .map_err(|_| died("no device came".into()))?;
+                view.serve(volume, device, onlooker)?;
                 channel
                     .send(&HolderRequest::Serving, &[])
                     .map_err(|e| died(format!("holder: {e}")))?;

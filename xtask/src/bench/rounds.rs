@@ -219,10 +219,12 @@ impl Bench<'_> {
         };
         for (phase, asked) in self.plan {
             let before = stage.usage();
-            if let Some(requests) = &requests {
-                requests.take()?;
-            }
-            let outcome = ready(phase).and_then(|()| seat.ask(phase.name));
+            let outcome = ready(phase).and_then(|()| {
+                if let Some(requests) = &requests {
+                    requests.take()?;
+                }
+                seat.ask(phase.name)
+            });
             let after = stage.usage();
             let cell = result.phase(phase.name);
             match outcome {

@@ -51,8 +51,8 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
         }
         let mut changed = Vec::new();
         let mut add = |entry: &DirEntry, attr: &Attr| {
-            let ttl = self.attr_ttl(attr, ttl);
-            if self.looks_changed(attr, ttl) {
+            let attr_ttl = self.attr_ttl(attr, ttl);
+            if self.looks_changed(attr, attr_ttl) {
                 changed.push((attr.ino, attr.kind));
             }
             let shown = self.shown(attr);
@@ -61,7 +61,7 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
                 kind: attr.kind,
                 ..dirent(entry)
             };
-            go_on(out.dirent_plus(&entry, Some((&shown, ttl)), room))
+            go_on(out.dirent_plus(&entry, Some((&shown, attr_ttl, ttl)), room))
         };
         let is_told = |kind, ino| self.is_told(ino, kind, dir);
         let from = overlay_cookie(offset);

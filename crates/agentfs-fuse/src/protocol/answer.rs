@@ -208,20 +208,20 @@ impl Answer {
         true
     }
 
-    /// The same with attributes that hold for `ttl`, as of a LOOKUP; `None` for `.` and
-    /// `..`, which the kernel does not look up.
+    /// The same with attributes, as of a LOOKUP, and how long they and the entry hold;
+    /// `None` for `.` and `..`, which the kernel does not look up.
     #[must_use]
     pub(crate) fn dirent_plus(
         &mut self,
         entry: &Dirent<'_>,
-        attr: Option<(&Attr, Duration)>,
+        attr: Option<(&Attr, Duration, Duration)>,
         room: usize,
     ) -> bool {
         if self.len + ENTRY_BYTES + entry.len() > room {
             return false;
         }
         match attr {
-            Some((attr, ttl)) => self.entry(attr, ttl, ttl),
+            Some((attr, attr_ttl, entry_ttl)) => self.entry(attr, attr_ttl, entry_ttl),
             None => self.no_entry(Duration::ZERO),
         }
         self.dirent(entry, room)
@@ -387,7 +387,7 @@ mod tests {
         assert_eq!(listed[20..24], (libc::S_IFDIR >> 12).to_ne_bytes());
         assert_eq!(listed[24..40], *b"ten bytes!\0\0\0\0\0\0");
         answer.clear();
-        let plus = Some((&attr(), Duration::ZERO));
+        let plus = Some((&attr(), Duration::ZERO, Duration::ZERO));
         assert!(!answer.dirent_plus(&entry(b"x".as_slice()), plus, 159));
         assert!(answer.dirent_plus(&entry(b"x".as_slice()), None, 160));
         assert_eq!(body(&mut answer)[..8], [0; 8], "nothing is looked up");

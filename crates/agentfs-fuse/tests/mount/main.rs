@@ -8,6 +8,7 @@ mod data;
 mod dirs;
 mod names;
 mod requests;
+mod revalidate;
 mod serving;
 
 use std::fs;
@@ -97,11 +98,16 @@ impl<L: LowerLayer> View<L> {
     }
 
     fn mount_here(lower: L, interest: Arc<dyn DirInterest>, options: &MountOptions) -> Self {
+        let config = FuseConfig::new(interest);
+        Self::mount_as(lower, options, config)
+    }
+
+    fn mount_as(lower: L, options: &MountOptions, config: FuseConfig) -> Self {
         let place = tempfile::tempdir().unwrap();
         let overlay = overlay(lower);
         let config = FuseConfig {
             writeback: writeback(),
-            ..FuseConfig::new(interest)
+            ..config
         };
         let server =
             agentfs_fuse::mount(Arc::clone(&overlay), place.path(), options, config).unwrap();

@@ -2,11 +2,13 @@
 //! operations do, so that these numbers are the speed of the mount.
 
 use std::fs;
+use std::sync::Arc;
 
 use agentfs_core::lower::MemoryLower;
 use agentfs_fuse::Operation::{
     Create, Getattr, Lookup, Mknod, Open, Read, Release, Setattr, Write,
 };
+use agentfs_fuse::{FuseConfig, Unchanging};
 
 use crate::{CACHES, memory_view, skip, writeback};
 
@@ -50,6 +52,34 @@ fn what_is_known_is_not_asked() {
     counters.reset();
     stat_all();
     assert_eq!(counters.total(), 0);
+}
+
+/// Where a directory is watched, so are the entries that a listing told: also those of
+/// directories that nobody had entered by then.
+#[test]
+fn a_listed_directory_is_not_looked_up() {
+    let _caches = CACHES.read();
+    let base = MemoryLower::new();
+    for i in 0..50 {
+        base.dir(format!("d{i}"), 0o755).unwrap();
+        base.file(format!("d{i}/f"), 0o644, "content").unwrap();
+    }
+    let Some(view) = memory_view(&base) else {
+        return;
+    };
+    let walk = || {
+        let entries = fs::read_dir(&*view).unwrap();
+        let below = entries.map(|entry| fs::read_dir(entry.unwrap().path()).unwrap().count());
+        assert_eq!(below.sum::<usize>(), 50);
+    };
+    walk();
+    let counters = view.server().counters();
+    counters.reset();
+    // Longer than what is told of a directory that nobody watches holds.
+    std::thread::sleep(FuseConfig::new(Arc::new(Unchanging)).unwatched_ttl * 2);
+    walk();
+    eprintln!("50 directories walked again: {counters}");
+    assert_eq!(counters.get(Lookup), 0);
 }
 
 #[test]

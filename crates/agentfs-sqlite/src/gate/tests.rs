@@ -239,9 +239,11 @@ fn where_the_same_may_be_written_again_the_time_tells() {
     // The last frame once more: of the salt that the header has, and not committed, as
     // its checksum does not follow.
     let frames = std::fs::read(&wal).unwrap();
-    let begun = &frames[frames.len() - page_size - 24..];
+    // Behind it is the rest of a page, as zeros.
+    let end = frames.len() - (frames.len() - 32) % (24 + page_size);
+    let begun = &frames[end - page_size - 24..end];
     let file = File::options().write(true).open(&wal).unwrap();
-    let end = frames.len() as u64;
+    let end = end as u64;
     file.write_all_at(begun, end).unwrap();
     assert!(place.gate.looks_changed());
     assert_eq!(place.number("SELECT x FROM t"), 1);

@@ -5,6 +5,12 @@
 //! of writing a large file went there. Here they are put together in memory and
 //! written at once, at the latest when the transaction commits.
 //!
+//! A transaction ends within a page of the host's, which the host would have to read first
+//! where it does not have it. So the rest of that page is written with it, as zeros: behind the
+//! last frame is nothing that counts (see [`super::room`]), and only who may write to the file
+//! writes there. Whether the file has that page is not asked: who asks for the times of a file,
+//! as `fstat` does, has the next write change them (Linux 6.13), and the next sync write them.
+//!
 //! What is gathered is one range that lies over the file. Must be written before
 //! anybody may look for it: when the last frame of a transaction is there (SQLite
 //! tells others right afterwards), and before the file is read, synced, measured or
@@ -17,6 +23,8 @@ const FRAME_HEADER_BYTES: usize = 24;
 const COMMIT_AT: std::ops::Range<usize> = 4..8;
 /// More than this is not gathered.
 const GATHERED_MAX_BYTES: usize = 1 << 20;
+/// A page of the host's, or a part of one.
+const HOST_PAGE_BYTES: u64 = 4096;
 
 /// Writes bytes at an offset of the file.
 pub(super) trait Sink {
@@ -71,10 +79,22 @@ impl Gather {
         if commit_header {
             self.commit_page = Some(self.next);
         }
+        if ends {
+            self.fill_page();
+        }
         if ends || self.bytes.len() >= GATHERED_MAX_BYTES {
             self.flush(sink)?;
         }
         Ok(())
+    }
+
+    /// Gathers zeros up to the end of the host's page.
+    fn fill_page(&mut self) {
+        if !self.bytes.is_empty() && self.next == self.end() {
+            let room = self.next.next_multiple_of(HOST_PAGE_BYTES) - self.next;
+            let len = self.bytes.len() + usize::try_from(room).unwrap_or(0);
+            self.bytes.resize(len, 0);
+        }
     }
 
     /// Writes all that is gathered.
@@ -168,7 +188,8 @@ mod tests {
     fn pages(file: &File) -> Vec<u8> {
         let frames = file.bytes.get(32..).unwrap_or_default();
         frames
-            .chunks(FRAME as usize)
+            .chunks_exact(FRAME as usize)
+            .take_while(|frame| frame[0] != 0)
             .map(|frame| frame[FRAME as usize - 1])
             .collect()
     }
@@ -184,6 +205,26 @@ mod tests {
         frame(&mut gather, &mut file, 5, 9, 5);
         assert_eq!(pages(&file), [0, 1, 2, 3, 4, 5]);
         assert_eq!(file.writes, 1);
+    }
+
+    /// So that the host need not read what of it is not written.
+    #[test]
+    fn a_transaction_ends_with_a_page() {
+        let (mut gather, mut file) = (Gather::default(), File::default());
+        let page = HOST_PAGE_BYTES as usize;
+        file.bytes = vec![9; page + 1];
+        frame(&mut gather, &mut file, 0, 0, 1);
+        frame(&mut gather, &mut file, 1, 1, 1);
+        let end = (32 + 2 * FRAME) as usize;
+        assert!(file.bytes[end..page].iter().all(|&byte| byte == 0));
+        assert_eq!(file.bytes[page..], [9]);
+        // The next is laid over that.
+        frame(&mut gather, &mut file, 2, 1, 2);
+        assert_eq!(pages(&file)[..3], [1, 1, 2]);
+        assert_eq!(file.bytes.len(), page + 1);
+        let last = HOST_PAGE_BYTES / FRAME;
+        (3..=last).for_each(|number| frame(&mut gather, &mut file, number, 1, 3));
+        assert_eq!(file.bytes.len(), 2 * page);
     }
 
     #[test]

@@ -70,13 +70,14 @@ pub(super) fn is_low(fill: &Fill) -> bool {
     fill.unfolded_bytes > 0 && fill.used_bytes >= STEP_BYTES && room < LOW_BYTES
 }
 
-/// Has the kernel read what the next batch is written over: frames begin on no boundary
-/// of its pages, and a part of one is not written before the rest is there.
+/// Has the kernel read the page that the next batch begins in: frames begin on no boundary
+/// of its pages, and a part of one is not written before the rest is there. That which it ends
+/// in is written whole ([`super::gather`]).
 pub(super) fn expect(wal: &File, shm: &File) {
     if let Ok(Some(end)) = used_bytes(shm)
         && let Ok(end) = i64::try_from(end)
     {
-        sys::start_reading(wal, end, LOW_BYTES.cast_signed());
+        sys::start_reading(wal, end, 1);
     }
 }
 

@@ -24,7 +24,7 @@ const WAITING_MAX: usize = 1024;
 /// Directories and files remembered.
 const REMEMBERED_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 /// What was planned before a pause of so long is of no use to anybody.
-const FORGOTTEN_AFTER: Duration = Duration::from_millis(500);
+pub(crate) const FORGOTTEN_AFTER: Duration = Duration::from_millis(500);
 
 /// Something to do.
 pub(crate) enum Step {
@@ -194,17 +194,20 @@ impl Plan {
     }
 
     fn used(&mut self) {
-        if self.last_used.elapsed() > FORGOTTEN_AFTER {
-            self.visits.clear();
-            self.looks.clear();
-            self.contents.clear();
-            self.seen.clear();
-            self.begun.clear();
-            self.directories_allowed = 0;
-            self.bytes_allowed = 0;
-            self.waited_in = None;
-        }
+        self.forget();
         self.last_used = Instant::now();
+    }
+
+    /// Begins anew where nothing was used for [`FORGOTTEN_AFTER`]. Gives what is forgotten,
+    /// which may be much.
+    pub(crate) fn forget(&mut self) -> Option<Self> {
+        let is_old = self.last_used.elapsed() > FORGOTTEN_AFTER;
+        is_old.then(|| std::mem::replace(self, Self::new()))
+    }
+
+    /// Whether there is nothing to forget.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.seen.is_empty() && self.begun.is_empty()
     }
 }
 
@@ -265,5 +268,27 @@ mod tests {
         let longest = [&plan.visits, &plan.looks, &plan.contents].map(VecDeque::len);
         assert_eq!(longest.iter().max(), Some(&WAITING_MAX));
         assert!(plan.directories_allowed <= DIRECTORIES_MAX);
+    }
+
+    /// By whoever notices first, and with all that was allowed.
+    #[test]
+    fn after_a_pause_all_begins_anew() {
+        let mut plan = Plan::new();
+        let old = |plan: &mut Plan| plan.last_used -= FORGOTTEN_AFTER * 2;
+        for by_itself in [true, false] {
+            assert!(plan.is_empty());
+            assert!(plan.entered(&path("d"), true));
+            plan.looked(&path("d"), vec![path("d/0")], true);
+            plan.began(path("d/a"), 1);
+            assert!(!plan.is_empty() && plan.forget().is_none(), "not yet");
+            old(&mut plan);
+            if by_itself {
+                assert_eq!(plan.forget().unwrap().begun(), [path("d/a")]);
+            } else {
+                assert!(!plan.read_first(&path("e/a"), true));
+                assert!(plan.begun().is_empty());
+            }
+            assert_eq!(looks(&mut plan), 0);
+        }
     }
 }

@@ -24,7 +24,7 @@ use rustix::io::Errno;
 
 use crate::file;
 use crate::left_out::LeftOut;
-use crate::plan::{Plan, Step};
+use crate::plan::{FORGOTTEN_AFTER, Plan, Step};
 use crate::walk;
 
 /// Directories are read one block after the other, each by a thread that waits.
@@ -127,7 +127,16 @@ impl Shared {
         let mut plan = self.plan.lock();
         while !self.has_ended() {
             let Some(step) = plan.next() else {
-                self.wake.wait(&mut plan);
+                if plan.is_empty() {
+                    self.wake.wait(&mut plan);
+                } else if self.wake.wait_for(&mut plan, FORGOTTEN_AFTER).timed_out() {
+                    // Here, and not in the request that comes next: to give back what is in no
+                    // cache of the processor any more takes a millisecond.
+                    let old = plan.forget();
+                    drop(plan);
+                    drop(old);
+                    plan = self.plan.lock();
+                }
                 continue;
             };
             drop(plan);

@@ -181,10 +181,28 @@ mod tests {
 
     use super::*;
 
-    /// What a message comes to: directories opened and names asked for are noted by the
-    /// order in which they are told, cut anywhere.
+    /// A program inside may put a link where a directory was named.
     #[test]
-    fn what_is_named_arrives() {
+    fn nothing_outside_is_looked_at() {
+        let place = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(place.path().join("a/b")).unwrap();
+        for (link, target) in [("etc", "/etc"), ("a/up", ".."), ("in", "a")] {
+            std::os::unix::fs::symlink(target, place.path().join(link)).unwrap();
+        }
+        let root = crate::mounts::open_path(place.path()).unwrap();
+        let (_server, holder) = pair().unwrap();
+        let looking = Looking::new(holder, root);
+        for path in ["", "a", "a/b"] {
+            looking.open(path.as_bytes()).unwrap();
+        }
+        for path in ["etc", "a/up", "in/b", "..", "a/../..", "/etc", "/"] {
+            assert!(looking.open(path.as_bytes()).is_err(), "{path}");
+        }
+    }
+
+    /// Of any length, and whether it is there or not; an answer comes as long as somebody looks.
+    #[test]
+    fn each_message_is_answered() {
         let place = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(place.path().join("a/b")).unwrap();
         let root = crate::mounts::open_path(place.path()).unwrap();

@@ -74,7 +74,7 @@ impl<S: Storage, L: LowerLayer> AgentFs<S, L> {
             counters,
             notifier,
             writeback: config.writeback,
-            doubts: (config.revalidator.as_deref()).map(|by| Arc::new(Doubts::new(by))),
+            doubts: config.revalidator.map(|by| Arc::new(Doubts::new(by))),
             known_ids: config.known_ids,
             pairing: config.pairing.map(|pairing| {
                 let mount = pairing.add_mount();

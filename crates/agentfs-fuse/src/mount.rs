@@ -206,7 +206,6 @@ fn start<S: Storage, L: LowerLayer>(
     let interest = Arc::clone(&config.interest);
     let directories = Arc::new(Directories::new(interest, config.unwatched_ttl));
     let abilities = Arc::new(Abilities::default());
-    let revalidator = config.revalidator.clone();
     let mut fs = AgentFs::new(
         Arc::clone(&overlay),
         Arc::clone(&directories),
@@ -218,12 +217,11 @@ fn start<S: Storage, L: LowerLayer>(
     connection::agree(&mut fs, device).map_err(MountError::Serve)?;
     read_ahead::extend(&**device);
     let caches = Caches::new(Arc::clone(device), abilities);
-    let (overlay_again, directories_again) = (Arc::clone(&overlay), Arc::clone(&directories));
-    let notifications = waiting.start(overlay_again, directories_again, caches);
+    let notifications = waiting.start(Arc::clone(&overlay), Arc::clone(&directories), caches);
     let mut others = Vec::from(notifications.map_err(MountError::Serve)?);
     let doubts = fs.doubts();
-    if let (Some(doubts), Some(revalidator)) = (doubts.clone(), revalidator) {
-        let started = revalidate::start(doubts, revalidator, overlay, directories);
+    if let Some(doubts) = &doubts {
+        let started = revalidate::start(Arc::clone(doubts), overlay, directories);
         others.push(started.map_err(MountError::Serve)?);
     }
     let fs = Arc::new(fs);

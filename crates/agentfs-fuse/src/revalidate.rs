@@ -59,8 +59,9 @@ pub trait Revalidator: Send + Sync + 'static {
 
 /// What programs have used that the kernel doubts.
 pub(crate) struct Doubts {
-    /// Who is no program.
-    revalidator: u32,
+    revalidator: Arc<dyn Revalidator>,
+    /// Its thread, which is no program's.
+    onlooking: u32,
     /// Requests of programs; one may be lost where two threads count at once.
     asked: AtomicU64,
     doubted: Mutex<VecDeque<Ino>>,
@@ -69,9 +70,10 @@ pub(crate) struct Doubts {
 }
 
 impl Doubts {
-    pub(crate) fn new(revalidator: &dyn Revalidator) -> Self {
+    pub(crate) fn new(revalidator: Arc<dyn Revalidator>) -> Self {
         Self {
-            revalidator: revalidator.thread(),
+            onlooking: revalidator.thread(),
+            revalidator,
             asked: AtomicU64::new(0),
             doubted: Mutex::default(),
             ended: AtomicBool::new(false),
@@ -81,7 +83,7 @@ impl Doubts {
 
     /// Notes a request.
     pub(crate) fn requested(&self, operation: Operation, request: &Request<'_>) {
-        if request.thread == self.revalidator {
+        if request.thread == self.onlooking {
             return;
         }
         let asked = self.asked.load(Ordering::Relaxed);
@@ -190,7 +192,6 @@ fn doubted_after(operation: Operation, request: &Request<'_>) -> [Option<Ino>; 2
 /// No thread can be started.
 pub(crate) fn start<S: Storage, L: LowerLayer>(
     doubts: Arc<Doubts>,
-    revalidator: Arc<dyn Revalidator>,
     overlay: Arc<Overlay<S, L>>,
     directories: Arc<Directories>,
 ) -> io::Result<JoinHandle<()>> {
@@ -205,9 +206,9 @@ pub(crate) fn start<S: Storage, L: LowerLayer>(
             let inos = doubts.take();
             let mut rest = &inos[..];
             while !rest.is_empty() && doubts.asked() == asked && !doubts.has_ended() {
-                let now;
-                (now, rest) = rest.split_at(rest.len().min(LOOKED_AT_ONCE));
-                if let Err(error) = revalidator.look(&places.of(now)) {
+                let (now, later) = rest.split_at(rest.len().min(LOOKED_AT_ONCE));
+                rest = later;
+                if let Err(error) = doubts.revalidator.look(&places.of(now)) {
                     tracing::debug!(%error, "nobody looks at the mount any more");
                     return;
                 }
@@ -267,14 +268,8 @@ impl<S: Storage, L: LowerLayer> Places<S, L> {
             names.push(name);
             ino = parent;
         }
-        let mut path = Vec::with_capacity(len);
-        for name in names.iter().rev() {
-            if !path.is_empty() {
-                path.push(b'/');
-            }
-            path.extend_from_slice(name.as_bytes());
-        }
-        Some(path)
+        let path: Vec<_> = names.iter().rev().map(Name::as_bytes).collect();
+        Some(path.join(&b'/'))
     }
 }
 
@@ -296,7 +291,7 @@ mod tests {
 
     #[test]
     fn each_is_taken_once_and_what_is_given_back_again() {
-        let doubts = Doubts::new(&Nobody);
+        let doubts = Doubts::new(Arc::new(Nobody));
         for ino in [3, 2, 3, 1, 2, 1] {
             doubts.doubt(Ino(ino));
         }
@@ -310,7 +305,7 @@ mod tests {
 
     #[test]
     fn those_doubted_last_are_remembered() {
-        let doubts = Doubts::new(&Nobody);
+        let doubts = Doubts::new(Arc::new(Nobody));
         let last = DOUBTED_MAX as u64 + 10;
         (1..=last).for_each(|ino| doubts.doubt(Ino(ino)));
         doubts.give_back(&[Ino(1), Ino(2)]);
@@ -321,7 +316,7 @@ mod tests {
 
     #[test]
     fn a_rest_is_waited_for() {
-        let doubts = Doubts::new(&Nobody);
+        let doubts = Doubts::new(Arc::new(Nobody));
         (0..WORTHWHILE as u64).for_each(|ino| doubts.doubt(Ino(ino)));
         let since = Instant::now();
         assert_eq!(doubts.wait_for_rest(), Some(0));

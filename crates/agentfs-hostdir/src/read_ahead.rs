@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use agentfs_core::{LowerPath, Name};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::fs::{Advice, Mode, OFlags, RawDir, ResolveFlags, fadvise, openat2};
 use rustix::io::Errno;
 
@@ -133,9 +133,7 @@ impl Shared {
                     // Here, and not in the request that comes next: to give back what is in no
                     // cache of the processor any more takes a millisecond.
                     let old = plan.forget();
-                    drop(plan);
-                    drop(old);
-                    plan = self.plan.lock();
+                    MutexGuard::unlocked(&mut plan, || drop(old));
                 }
                 continue;
             };

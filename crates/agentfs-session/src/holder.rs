@@ -8,6 +8,7 @@ use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -17,7 +18,7 @@ use rustix::process::{DumpableBehavior, WaitOptions, set_dumpable_behavior, wait
 use crate::error::SessionError;
 use crate::inside::{self, Built};
 use crate::mounts::{Tree, open_path};
-use crate::onlooker::{self, Looking};
+use crate::onlooker::Looking;
 use crate::protocol::{BuildPlan, Channel, HolderReply, HolderRequest, Volume};
 use crate::sys;
 
@@ -34,16 +35,15 @@ pub(crate) fn main(socket: OwnedFd) -> i32 {
         return 1;
     };
     let mut server = Channel::new(socket, false);
-    let mut lookings = Vec::new();
     let built = match server.receive() {
-        Ok(HolderRequest::Build(plan)) => start(&plan, &mut server, &mut lookings),
+        Ok(HolderRequest::Build(plan)) => start(&plan, &mut server),
         other => {
             tracing::error!("the holder was not told what to build: {other:?}");
             return 1;
         }
     };
-    let built = match built {
-        Ok(built) => built,
+    let (built, mut lookings) = match built {
+        Ok(started) => started,
         Err(error) => {
             let _ = server.send(&HolderReply::Failed(error), &[]);
             return 1;
@@ -66,7 +66,7 @@ pub(crate) fn main(socket: OwnedFd) -> i32 {
                 Err(_) => return outlive(&signals),
             }
         }
-        lookings.retain_mut(|looking: &mut Looking| looking.go_on().is_ok());
+        lookings.retain_mut(|looking| looking.go_on().is_ok());
     }
 }
 
@@ -90,18 +90,15 @@ fn alone() -> bool {
     sys::kill(-1, 0).is_err_and(|e| e.raw_os_error() == Some(libc::ESRCH))
 }
 
-fn start(
-    plan: &BuildPlan,
-    server: &mut Channel,
-    lookings: &mut Vec<Looking>,
-) -> Result<Built, SessionError> {
+fn start(plan: &BuildPlan, server: &mut Channel) -> Result<(Built, Vec<Looking>), SessionError> {
+    let mut lookings = Vec::new();
     let log = PathBuf::from(plan.log.clone());
     let lost = |step: &str| SessionError::Server {
         reason: step.to_owned(),
         log: log.clone(),
     };
     let mut serve = |volume: Volume, device: OwnedFd, target: &Path| {
-        let (onlooker, socket) = onlooker::pair().map_err(|e| lost(&e.to_string()))?;
+        let (onlooker, socket) = UnixStream::pair().map_err(|e| lost(&e.to_string()))?;
         let fds = [device.as_fd(), onlooker.as_fd()];
         server
             .send(&HolderReply::Mounted(volume), &fds)
@@ -115,7 +112,7 @@ fn start(
             _ => return Err(lost("the file system was not served")),
         }
         let root = open_path(target).map_err(|e| lost(&e.to_string()))?;
-        lookings.push(Looking::new(socket, root));
+        lookings.push(Looking::new(socket, root).map_err(|e| lost(&e.to_string()))?);
         Ok(())
     };
     let built = inside::build(plan, &mut serve)?;
@@ -136,7 +133,7 @@ fn start(
     server
         .send(&reply, &fds)
         .map_err(|e| lost(&e.to_string()))?;
-    Ok(built)
+    Ok((built, lookings))
 }
 
 /// `/proc`, if its numbers are those of this namespace.

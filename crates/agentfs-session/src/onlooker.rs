@@ -7,34 +7,25 @@
 //! the view: no link is followed and no other mount entered.
 
 use std::ffi::CStr;
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
 use agentfs_fuse::{Look, Revalidator};
 use parking_lot::Mutex;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
-use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
-};
 
 /// The holder is the first process of its namespace.
 const HOLDER: u32 = 1;
 /// A path, its slash and its NUL.
 const STRING_MAX_BYTES: usize = 4097;
 
-/// Two ends, the server's and the holder's.
-pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (kind, flags) = (SocketType::STREAM, SocketFlags::CLOEXEC);
-    Ok(socketpair(AddressFamily::UNIX, kind, flags, None)?)
-}
-
 /// The server's end.
-pub(crate) struct Onlooker(Mutex<OwnedFd>);
+pub(crate) struct Onlooker(Mutex<UnixStream>);
 
 impl Onlooker {
     pub(crate) fn new(socket: OwnedFd) -> Self {
-        Self(Mutex::new(socket))
+        Self(Mutex::new(socket.into()))
     }
 }
 
@@ -44,27 +35,9 @@ impl Revalidator for Onlooker {
     }
 
     fn look(&self, at: &[Look]) -> io::Result<()> {
-        let socket = self.0.lock();
-        let said = said(at);
-        let mut rest = &said[..];
-        while !rest.is_empty() {
-            let sent = retry(|| send(&*socket, rest, SendFlags::NOSIGNAL))?;
-            rest = rest.get(sent..).unwrap_or_default();
-        }
-        let (_, received) = retry(|| recv(&*socket, &mut [0; 1], RecvFlags::empty()))?;
-        match received {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            _ => Ok(()),
-        }
-    }
-}
-
-fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
-    loop {
-        match call() {
-            Err(Errno::INTR) => {}
-            other => return other,
-        }
+        let mut socket = self.0.lock();
+        socket.write_all(&said(at))?;
+        socket.read_exact(&mut [0])
     }
 }
 
@@ -84,7 +57,7 @@ fn said(looks: &[Look]) -> Vec<u8> {
 
 /// The holder's end: what is known of one mount.
 pub(crate) struct Looking {
-    socket: OwnedFd,
+    socket: UnixStream,
     root: OwnedFd,
     /// The last directory that was named, if it is there.
     dir: Option<OwnedFd>,
@@ -94,13 +67,17 @@ pub(crate) struct Looking {
 
 impl Looking {
     /// `root`: a descriptor of the mount's root, with `O_PATH`.
-    pub(crate) fn new(socket: OwnedFd, root: OwnedFd) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// The host's.
+    pub(crate) fn new(socket: UnixStream, root: OwnedFd) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self {
             socket,
             root,
             dir: None,
             begun: Vec::new(),
-        }
+        })
     }
 
     /// Looks at what has been named so far. Waits for nobody but the mount.
@@ -109,12 +86,10 @@ impl Looking {
     /// The other end has gone, or says what it must not.
     pub(crate) fn go_on(&mut self) -> io::Result<()> {
         let mut buffer = [0; 16 << 10];
-        let received = retry(|| recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT));
-        let said = match received {
-            Err(Errno::AGAIN) => return Ok(()),
-            Err(error) => return Err(error.into()),
-            Ok((_, 0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok((_, received)) => buffer.get(..received).unwrap_or_default(),
+        let said = match self.socket.read(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            received => buffer.get(..received?).unwrap_or_default(),
         };
         for part in said.split_inclusive(|&byte| byte == 0) {
             self.begun.extend_from_slice(part);
@@ -133,8 +108,7 @@ impl Looking {
         match string.to_bytes() {
             [] => {
                 self.dir = None;
-                let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-                retry(|| send(&self.socket, &[0], flags))?;
+                self.socket.write_all(&[0])?;
             }
             [path @ .., b'/'] => {
                 self.dir = self.open(path).ok();
@@ -190,8 +164,8 @@ mod tests {
             std::os::unix::fs::symlink(target, place.path().join(link)).unwrap();
         }
         let root = crate::mounts::open_path(place.path()).unwrap();
-        let (_server, holder) = pair().unwrap();
-        let looking = Looking::new(holder, root);
+        let (_server, holder) = UnixStream::pair().unwrap();
+        let looking = Looking::new(holder, root).unwrap();
         for path in ["", "a", "a/b"] {
             looking.open(path.as_bytes()).unwrap();
         }
@@ -206,9 +180,9 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(place.path().join("a/b")).unwrap();
         let root = crate::mounts::open_path(place.path()).unwrap();
-        let (server, holder) = pair().unwrap();
-        let onlooker = Onlooker::new(server);
-        let mut looking = Looking::new(holder, root);
+        let (server, holder) = UnixStream::pair().unwrap();
+        let onlooker = Onlooker::new(server.into());
+        let mut looking = Looking::new(holder, root).unwrap();
         let look = |dir: &str, names: &[&str]| Look {
             dir: dir.as_bytes().to_vec(),
             names: names

@@ -15,6 +15,7 @@ mod tty;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use agentfs_testkit::reads::reads_in;
 use agentfs_tests::user::Who;
 use agentfs_tests::world::World;
 
@@ -65,4 +66,26 @@ pub(crate) fn live(world: &World, name: &str) -> Option<serde_json::Value> {
 pub(crate) fn server_pid(world: &World, name: &str) -> i32 {
     let session = live(world, name).expect("a live session");
     i32::try_from(session["server_pid"].as_i64().expect("a pid")).expect("a pid")
+}
+
+/// How often the server of a live session has read, requests included.
+pub(crate) fn server_reads(world: &World, name: &str) -> u64 {
+    reads_in(&io_of_server(world, name))
+}
+
+/// The same once it reads no more: programs rest, and the holder has looked at what they
+/// used, which the server answers, too.
+pub(crate) fn reads_at_rest(world: &World, name: &str) -> u64 {
+    let io = io_of_server(world, name);
+    let mut reads = reads_in(&io);
+    eventually("the session rests", || {
+        std::thread::sleep(Duration::from_millis(300));
+        let earlier = std::mem::replace(&mut reads, reads_in(&io));
+        earlier == reads
+    });
+    reads
+}
+
+fn io_of_server(world: &World, name: &str) -> String {
+    format!("/proc/{}/io", server_pid(world, name))
 }

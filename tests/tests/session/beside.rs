@@ -1,38 +1,24 @@
 //! Commands and programs at the database of a live session: what they cost it.
 
-use std::time::Duration;
-
-use agentfs_testkit::reads::reads_in;
 use agentfs_tests::world::World;
 
-use super::{as_everyone, eventually, live, server_pid};
+use super::{as_everyone, eventually, live, reads_at_rest, server_reads};
 
 /// How many files there are to look at.
 const FILES: u64 = 500;
-
-/// How often the server has read, requests included.
-fn reads(world: &World) -> u64 {
-    reads_in(&format!("/proc/{}/io", server_pid(world, "s")))
-}
 
 /// What the server reads while a program looks at each file twice, once what the session
 /// does next is on the disk.
 fn reads_of_looks(world: &World) -> u64 {
     let in_session = |script: &str| world.in_session("s", script).finish().ok();
     let _ = in_session("echo more >> log; sync log");
-    // And the holder has looked at what was used before: the server reads those requests, too.
-    let mut before = reads(world);
-    eventually("the session rests", || {
-        std::thread::sleep(Duration::from_millis(100));
-        let earlier = std::mem::replace(&mut before, reads(world));
-        earlier == before
-    });
+    let before = reads_at_rest(world, "s");
     // By name: a listing would tell of all at once.
     let look = format!("seq -f d/%g {FILES} | xargs stat -c %s | wc -l");
     for _ in 0..2 {
         assert_eq!(in_session(&look).out().trim(), FILES.to_string());
     }
-    reads(world) - before
+    server_reads(world, "s") - before
 }
 
 #[test]

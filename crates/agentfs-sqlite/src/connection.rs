@@ -13,7 +13,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::error::storage_error;
 use crate::files::DatabaseFiles;
-use crate::wal::vfs;
+use crate::vfs;
 
 /// How long a statement waits for another SQLite process.
 const BUSY_PATIENCE: Duration = Duration::from_secs(5);

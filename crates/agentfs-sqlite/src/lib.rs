@@ -38,6 +38,7 @@ mod sql;
 mod stamp;
 mod sys;
 mod txn;
+mod vfs;
 mod wal;
 
 pub use database::{Database, SqliteStorage, Volume};

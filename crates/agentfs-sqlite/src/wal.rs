@@ -11,11 +11,9 @@
 //! A `-wal` begun by another program carries no such mark and is believed, as
 //! SQLite does.
 
-mod gather;
 mod mark;
 mod mend;
 mod room;
-pub(crate) mod vfs;
 
 use std::fs::File;
 use std::sync::atomic::Ordering;

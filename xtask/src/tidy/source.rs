@@ -13,13 +13,15 @@ const LONGER: &[(&str, usize, &str)] = &[(
 )];
 
 /// The files that may hold unsafe code: of a crate one for the host's calls, and
-/// the one that SQLite calls.
+/// those that SQLite calls.
 const UNSAFE_FILES: &[&str] = &[
     "crates/agentfs-fuse/src/sys.rs",
     "crates/agentfs-hostdir/src/sys.rs",
     "crates/agentfs-session/src/sys.rs",
     "crates/agentfs-sqlite/src/sys.rs",
-    "crates/agentfs-sqlite/src/wal/vfs.rs",
+    "crates/agentfs-sqlite/src/vfs.rs",
+    "crates/agentfs-sqlite/src/vfs/db_file.rs",
+    "crates/agentfs-sqlite/src/vfs/wal_file.rs",
     "tests/tests/mount_model/sys.rs",
 ];
 

@@ -80,7 +80,7 @@ impl Drop for Lease<'_> {
             let roll_back = || conn.prepare_cached("ROLLBACK")?.execute([]);
             !rolled_back || roll_back().is_ok()
         });
-        // What is left of it in the VFS must not be written later, see `wal::gather`.
+        // What is left of it in the VFS must not be written later, see `vfs::gather`.
         let may_write = tidy && !rolled_back && !self.failed.get();
         let mut inner = self.gate.inner.lock();
         let mut spent = None;

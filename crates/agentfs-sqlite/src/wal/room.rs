@@ -72,7 +72,7 @@ pub(super) fn is_low(fill: &Fill) -> bool {
 
 /// Has the kernel read the page that the next batch begins in: frames begin on no boundary
 /// of its pages, and a part of one is not written before the rest is there. That which it ends
-/// in is written whole ([`super::gather`]).
+/// in is written whole ([`crate::vfs`]).
 pub(super) fn expect(wal: &File, shm: &File) {
     if let Ok(Some(end)) = used_bytes(shm)
         && let Ok(end) = i64::try_from(end)

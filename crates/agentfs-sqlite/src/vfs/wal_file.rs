@@ -1,38 +1,35 @@
-//! SQLite's own VFS, but for the `-wal`, whose writes are gathered ([`super::gather`]).
+//! The methods of a `-wal`, whose writes are gathered ([`super::gather`]).
 //!
-//! A file that is no `-wal` is opened by SQLite's VFS as if this one were not
-//! there. A `-wal` is two files in the memory that SQLite sets aside for one: ours,
-//! and behind it the real one that it hands everything on to. Must never decide
-//! anything: what is written when is decided in `gather`.
+//! It is two files in the memory that SQLite sets aside for one: ours, and behind it
+//! the real one that it hands everything on to. Must never decide anything: what is
+//! written when is decided in `gather`.
 
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, c_int, c_void};
-use std::sync::OnceLock;
+use std::ffi::{c_int, c_void};
 
 use rusqlite::ffi;
 
+use super::around::Around;
+use super::call;
 use super::gather::{Gather, Sink};
-
-/// The name to open a database by; none where the VFS could not be made known: then
-/// SQLite's own does, more slowly.
-pub(crate) fn name() -> Option<&'static CStr> {
-    static REGISTERED: OnceLock<bool> = OnceLock::new();
-    REGISTERED.get_or_init(register).then_some(NAME)
-}
-
-const NAME: &CStr = c"agentfs";
 
 /// What SQLite knows as a file, where that is a `-wal`.
 #[repr(C)]
 struct WalFile {
     base: ffi::sqlite3_file,
     /// Owned: from `open` to `close`.
-    gather: *mut Gather,
+    ours: *mut Ours,
+}
+
+/// What there is to know of a `-wal`.
+struct Ours {
+    gather: Gather,
+    around: Around,
 }
 
 /// Where the real file begins, aligned for anything.
-const REAL_AT: usize = size_of::<WalFile>().next_multiple_of(16);
+pub(super) const REAL_AT: usize = size_of::<WalFile>().next_multiple_of(16);
 
 /// Pieces end on a boundary of this, so that the host can put each into one piece of its
 /// page cache. `os_unix.c` of SQLite writes less than 128 KiB at once, and takes a rest of
@@ -62,28 +59,6 @@ static WAL_METHODS: ffi::sqlite3_io_methods = ffi::sqlite3_io_methods {
     xFetch: None,
     xUnfetch: None,
 };
-
-fn register() -> bool {
-    // SAFETY: the default VFS of SQLite is there for as long as the process, and may
-    // be copied: its other methods do not look at which VFS they are called through.
-    // The copy is never freed, as SQLite asks of a VFS that is registered.
-    unsafe {
-        let real = ffi::sqlite3_vfs_find(std::ptr::null());
-        if real.is_null() {
-            return false;
-        }
-        let mut vfs = Box::new(*real);
-        let Ok(real_at) = c_int::try_from(REAL_AT) else {
-            return false;
-        };
-        vfs.szOsFile += real_at;
-        vfs.pNext = std::ptr::null_mut();
-        vfs.zName = NAME.as_ptr();
-        vfs.pAppData = real.cast();
-        vfs.xOpen = Some(open);
-        ffi::sqlite3_vfs_register(Box::leak(vfs), 0) == ffi::SQLITE_OK
-    }
-}
 
 /// The real file, as somewhere to write to.
 struct Real(*mut ffi::sqlite3_file);
@@ -120,23 +95,9 @@ impl Sink for Real {
     }
 }
 
-/// Calls a method of the real file.
-///
-/// # Safety
-/// `real` is open.
-unsafe fn call<F>(
-    real: *mut ffi::sqlite3_file,
-    method: impl Fn(&ffi::sqlite3_io_methods) -> Option<F>,
-    with: impl Fn(F) -> c_int,
-) -> c_int {
-    // SAFETY: an open file has methods, which outlive it.
-    let methods = unsafe { &*(*real).pMethods };
-    method(methods).map_or(ffi::SQLITE_IOERR, with)
-}
-
 /// A `-wal` that SQLite calls a method of.
 struct Wal<'f> {
-    gather: &'f mut Gather,
+    ours: &'f mut Ours,
     real: Real,
 }
 
@@ -145,10 +106,10 @@ impl Wal<'_> {
     /// `file` was opened by [`open`] as a `-wal`, is not closed, and no other method
     /// of it runs: SQLite sees to that.
     unsafe fn of<'f>(file: *mut ffi::sqlite3_file) -> Wal<'f> {
-        // SAFETY: as promised; `gather` came from a box.
+        // SAFETY: as promised; `ours` came from a box.
         unsafe {
             Wal {
-                gather: &mut *(*file.cast::<WalFile>()).gather,
+                ours: &mut *(*file.cast::<WalFile>()).ours,
                 real: Real(real_of(file)),
             }
         }
@@ -156,7 +117,7 @@ impl Wal<'_> {
 
     /// Writes what is gathered; SQLite's code.
     fn flush(&mut self) -> c_int {
-        match self.gather.flush(&mut self.real) {
+        match self.ours.gather.flush(&mut self.real) {
             Ok(()) => ffi::SQLITE_OK,
             Err(code) => code,
         }
@@ -170,28 +131,26 @@ unsafe fn real_of(file: *mut ffi::sqlite3_file) -> *mut ffi::sqlite3_file {
     unsafe { file.byte_add(REAL_AT) }
 }
 
-unsafe extern "C" fn open(
-    vfs: *mut ffi::sqlite3_vfs,
-    path: ffi::sqlite3_filename,
+/// Opens the real file, and ours in front of it.
+///
+/// # Safety
+/// `file` has the room that the VFS asks for; `real_open` opens a `-wal` there.
+pub(super) unsafe fn open(
     file: *mut ffi::sqlite3_file,
-    flags: c_int,
-    out_flags: *mut c_int,
+    around: Around,
+    real_open: impl FnOnce(*mut ffi::sqlite3_file) -> c_int,
 ) -> c_int {
-    // SAFETY: SQLite calls this with a VFS of ours, whose data is the real one, and
-    // with as much room at `file` as `szOsFile` says.
+    // SAFETY: as promised.
     unsafe {
-        let real_vfs: *mut ffi::sqlite3_vfs = (*vfs).pAppData.cast();
-        let Some(real_open) = (*real_vfs).xOpen else {
-            return ffi::SQLITE_CANTOPEN;
-        };
-        if flags & ffi::SQLITE_OPEN_WAL == 0 {
-            return real_open(real_vfs, path, file, flags, out_flags);
-        }
         // Without methods there is nothing to close.
         (*file).pMethods = std::ptr::null();
-        let code = real_open(real_vfs, path, real_of(file), flags, out_flags);
+        let code = real_open(real_of(file));
         if code == ffi::SQLITE_OK {
-            (*file.cast::<WalFile>()).gather = Box::into_raw(Box::default());
+            let ours = Box::new(Ours {
+                gather: Gather::default(),
+                around,
+            });
+            (*file.cast::<WalFile>()).ours = Box::into_raw(ours);
             (*file).pMethods = &raw const WAL_METHODS;
         }
         code
@@ -203,7 +162,7 @@ unsafe extern "C" fn close(file: *mut ffi::sqlite3_file) -> c_int {
     unsafe {
         // With what is left in it: a transaction that committed has been written.
         let wal_file: *mut WalFile = file.cast();
-        drop(Box::from_raw((*wal_file).gather));
+        drop(Box::from_raw((*wal_file).ours));
         let real = real_of(file);
         call(real, |methods| methods.xClose, |close| close(real))
     }
@@ -222,7 +181,7 @@ unsafe extern "C" fn write(
     unsafe {
         let mut wal = Wal::of(file);
         let bytes = std::slice::from_raw_parts(bytes.cast(), len);
-        match wal.gather.write(bytes, offset, &mut wal.real) {
+        match wal.ours.gather.write(bytes, offset, &mut wal.real) {
             Ok(()) => ffi::SQLITE_OK,
             Err(code) => code,
         }
@@ -261,7 +220,10 @@ unsafe extern "C" fn read(
         flushed(
             file,
             |m| m.xRead,
-            |read, real| read(real, buffer, len, offset),
+            |read, real| {
+                let around = &mut Wal::of(file).ours.around;
+                super::read(around, real, read, buffer, len, offset)
+            },
         )
     }
 }
@@ -346,7 +308,7 @@ unsafe extern "C" fn device_characteristics(file: *mut ffi::sqlite3_file) -> c_i
 mod tests {
     use rusqlite::{Connection, OpenFlags};
 
-    use super::*;
+    use crate::vfs::name;
 
     fn open_gathering(path: &std::path::Path) -> Connection {
         let name = name().unwrap();

@@ -7,7 +7,7 @@
 //!
 //! A transaction ends within a page of the host's, which the host would have to read first
 //! where it does not have it. So the rest of that page is written with it, as zeros: behind the
-//! last frame is nothing that counts (see [`super::room`]), and only who may write to the file
+//! last frame is nothing that counts (see `wal::room`), and only who may write to the file
 //! writes there. Whether the file has that page is not asked: who asks for the times of a file,
 //! as `fstat` does, has the next write change them (Linux 6.13), and the next sync write them.
 //!

@@ -107,7 +107,7 @@ struct Shared {
     began: Instant,
     last_stride_nanos: AtomicU64,
     processes: OnceLock<OwnedFd>,
-    worker: OnceLock<Pid>,
+    workers: Mutex<Vec<Pid>>,
 }
 
 /// One for all mounts that a process serves. Ends its thread when dropped.
@@ -139,7 +139,7 @@ impl Pairing {
             began: Instant::now(),
             last_stride_nanos: AtomicU64::new(0),
             processes: OnceLock::new(),
-            worker: OnceLock::new(),
+            workers: Mutex::new(Vec::new()),
         });
         let told = Arc::clone(&shared);
         let companion = std::thread::Builder::new()
@@ -159,13 +159,11 @@ impl Pairing {
         let _ = self.shared.processes.set(proc);
     }
 
-    /// Names the thread of this process that works beside those that answer: during
+    /// Names a thread of this process that works beside those that answer: during
     /// a burst it is kept on the other processor. `worker` is what gettid(2) gives; it
     /// must live as long as this.
-    pub fn set_worker(&self, worker: i32) {
-        if let Some(worker) = Pid::from_raw(worker) {
-            let _ = self.shared.worker.set(worker);
-        }
+    pub fn add_worker(&self, worker: i32) {
+        self.shared.workers.lock().extend(Pid::from_raw(worker));
     }
 
     /// A number for one more mount.
@@ -384,10 +382,10 @@ impl Placement<'_> {
         }
     }
 
-    /// The companion and the worker.
+    /// The companion and the workers.
     fn place_the_others(&self, cpus: &[usize]) {
         let _ = sched_setaffinity(None, &set_of(cpus));
-        if let Some(worker) = self.shared.worker.get() {
+        for worker in &*self.shared.workers.lock() {
             let _ = sched_setaffinity(Some(*worker), &set_of(cpus));
         }
     }
@@ -473,7 +471,7 @@ mod tests {
             let _ = ended.recv();
         });
         let worker_id = name.recv().unwrap();
-        pairing.set_worker(worker_id.as_raw_pid());
+        pairing.add_worker(worker_id.as_raw_pid());
         let affinity = |thread| sched_getaffinity(thread).unwrap();
         // This thread is both, and is therefore kept where it is. Looked at once: without
         // requests, as while another test has the processor, the burst ends.

@@ -45,6 +45,8 @@ const DIRECTORY_MAX_FILES: usize = 512;
 pub(crate) struct ReadAhead {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+    /// As gettid(2) names them.
+    ids: Vec<i32>,
 }
 
 /// What the threads, the directory and its open files share.
@@ -71,17 +73,27 @@ impl ReadAhead {
         let mut this = Self {
             shared,
             threads: Vec::new(),
+            ids: Vec::new(),
         };
+        let (name, names) = std::sync::mpsc::channel();
         for _ in 0..THREADS {
-            let shared = Arc::clone(&this.shared);
+            let (shared, name) = (Arc::clone(&this.shared), name.clone());
             let thread = std::thread::Builder::new().name("read-ahead".into());
-            this.threads.push(thread.spawn(move || shared.run())?);
+            this.threads.push(thread.spawn(move || {
+                let _ = name.send(rustix::thread::gettid().as_raw_pid());
+                shared.run();
+            })?);
         }
+        this.ids.extend(names.iter().take(THREADS));
         Ok(this)
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    pub(crate) fn ids(&self) -> &[i32] {
+        &self.ids
     }
 }
 
@@ -293,6 +305,17 @@ mod tests {
         let begun = ahead.shared().plan.lock().begun();
         assert_eq!(begun, [LowerPath::parse(b"small").unwrap()]);
         assert_eq!(dir.metadata().unwrap().atime(), 0);
+    }
+
+    #[test]
+    fn its_threads_are_known_by_their_ids() {
+        let dir = tempfile::tempdir().unwrap();
+        let ahead = started(dir.path(), LeftOut::default());
+        assert_eq!(ahead.ids().len(), THREADS);
+        for id in ahead.ids() {
+            let name = std::fs::read_to_string(format!("/proc/self/task/{id}/comm"));
+            assert_eq!(name.unwrap().trim(), "read-ahead");
+        }
     }
 
     #[test]

@@ -215,6 +215,12 @@ impl View {
             }
             (Volume::Home, None) => return Err(self.failed(Path::new("$HOME"), "it is not known")),
         };
+        if let Some(pairing) = &self.pairing {
+            lower
+                .read_ahead_threads()
+                .iter()
+                .for_each(|thread| pairing.add_worker(*thread));
+        }
         let storage = self.database.volume(stored);
         let onlooker = Onlooker::new(onlooker);
         let served = start(storage, lower, device, onlooker, self.pairing.clone())
@@ -231,7 +237,7 @@ impl View {
         if let Some(pairing) = &self.pairing {
             // Not earlier: the thread needs a moment to begin.
             if let Some(committer) = self.database.committer_thread() {
-                pairing.set_worker(committer);
+                pairing.add_worker(committer);
             }
             pairing.set_processes(proc);
         }

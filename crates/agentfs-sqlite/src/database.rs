@@ -121,6 +121,7 @@ impl Database {
             .name("afs-committer".into())
             .spawn(move || committer::run(&for_thread))
             .map_err(|e| OpenError::from_io(path, &e))?;
+        ReadAhead::start(&shared);
         Ok(Self {
             handle: Arc::new(Handle {
                 shared,

@@ -29,21 +29,22 @@ struct Order {
 }
 
 impl ReadAhead {
-    /// Has the thread read what the caches want. It is started with the first.
-    pub(crate) fn begin(shared: &Arc<Shared>) {
-        let this = &shared.read_ahead;
-        let mut thread = this.thread.lock();
-        let mut order = this.order.lock();
-        order.is_given = true;
-        this.given.notify_one();
-        if thread.is_none() && !order.ends {
-            let shared = Arc::clone(shared);
-            let begun = std::thread::Builder::new()
-                .name("afs-read-ahead".into())
-                .spawn(move || run(&shared));
-            // Without one, chunks are read when they are asked for.
-            *thread = begun.ok();
-        }
+    /// Starts the thread. With the database, and not with the first that asks: a thread may
+    /// run where the one that starts it may, and those that answer programs are kept on one
+    /// processor for moments.
+    pub(crate) fn start(shared: &Arc<Shared>) {
+        let for_thread = Arc::clone(shared);
+        let begun = std::thread::Builder::new()
+            .name("afs-read-ahead".into())
+            .spawn(move || run(&for_thread));
+        // Without one, chunks are read when they are asked for.
+        *shared.read_ahead.thread.lock() = begun.ok();
+    }
+
+    /// Has the thread read what the caches want.
+    pub(crate) fn begin(&self) {
+        self.order.lock().is_given = true;
+        self.given.notify_one();
     }
 
     /// Waits until there is something to read; `false`: it is over.

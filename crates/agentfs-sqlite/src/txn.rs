@@ -19,7 +19,6 @@ use crate::cache::{Cache, ChunkLens, DIR_ENTRIES_MAX};
 use crate::database::Volume;
 use crate::gate::{Lease, Purpose};
 use crate::pending::{Delta, Map, Put, Said, Set, VolumeDelta};
-use crate::read_ahead::ReadAhead;
 use crate::rows;
 use crate::shared::Shared;
 use crate::sql::VolumeSql;
@@ -281,7 +280,7 @@ impl<'a> Txn<'a> {
         }
         let (ahead, begins) = self.cache().ask_ahead(ino, index);
         if begins {
-            ReadAhead::begin(self.shared);
+            self.shared.read_ahead.begin();
         }
         if let Some(chunk) = ahead {
             return Ok(copy_chunk(Some(&chunk), 0, buf));

@@ -121,7 +121,7 @@ fn serve(located: &Located, dir: &Path, args: &MountArgs) -> Result<u8> {
     if let (Some(pairing), Ok(proc)) = (&config.pairing, File::open("/proc")) {
         pairing.set_processes(proc.into());
         if let Some(committer) = store.database.committer_thread() {
-            pairing.set_worker(committer);
+            pairing.add_worker(committer);
         }
     }
     let server = agentfs_fuse::mount(Arc::new(overlay), dir, &options, config)?;

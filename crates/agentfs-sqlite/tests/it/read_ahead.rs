@@ -173,3 +173,37 @@ fn a_reader_never_goes_back() {
         }
     });
 }
+
+/// Those that answer programs are kept on one processor for moments, and a thread that
+/// is started then would be for good.
+#[test]
+fn regression_the_thread_runs_where_the_database_was_opened_and_not_where_it_was_first_wanted() {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+    let dir = Dir::new();
+    let database = stored(&dir);
+    let anywhere = sched_getaffinity(None).unwrap();
+    let first = (0..CpuSet::MAX_CPU).find(|&cpu| anywhere.is_set(cpu));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut one = CpuSet::new();
+            one.set(first.unwrap());
+            sched_setaffinity(None, &one).unwrap();
+            begin(&database.volume(Volume::View));
+        });
+    });
+    let mut looked_at = 0;
+    for task in std::fs::read_dir("/proc/self/task").unwrap() {
+        let task = task.unwrap();
+        // It may be another test's, and have ended.
+        let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        if name.trim() != "afs-read-ahead" {
+            continue;
+        }
+        let id = task.file_name().to_str().unwrap().parse().unwrap();
+        if let Ok(allowed) = sched_getaffinity(rustix::thread::Pid::from_raw(id)) {
+            assert_eq!(allowed, anywhere);
+            looked_at += 1;
+        }
+    }
+    assert!(looked_at > 0);
+}

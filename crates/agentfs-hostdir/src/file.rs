@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use agentfs_core::lower::{LowerAttr, LowerFile};
 use agentfs_core::{LowerError, LowerPath};
+use parking_lot::Mutex;
 use rustix::fs::{Advice, FileType, Mode, OFlags, SeekFrom, Stat, fadvise, openat};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
@@ -17,6 +18,12 @@ use crate::read_ahead;
 
 /// What is read around a first read within a file: a chunk of our databases.
 const AROUND_BYTES: u64 = 32 << 10;
+
+/// Of a file that is read in large pieces so much is read one piece after the other: the
+/// kernel reads further and further ahead of who reads in order, and begins anew where two do
+/// at once. Later it is ahead of both.
+const BEGINNING_BYTES: u64 = 16 << 20;
+const LARGE_BYTES: usize = 64 << 10;
 
 /// Opens for reading without leaving a trace in the access time, where the
 /// host lets us (our own files, or privileged).
@@ -54,6 +61,8 @@ pub(crate) struct HostFile {
     path: LowerPath,
     ahead: Option<Arc<read_ahead::Shared>>,
     was_read: AtomicBool,
+    /// Held by who reads the beginning of a large file.
+    beginning: Mutex<()>,
 }
 
 impl HostFile {
@@ -67,6 +76,7 @@ impl HostFile {
             path,
             ahead,
             was_read: AtomicBool::new(false),
+            beginning: Mutex::new(()),
         }
     }
 
@@ -96,6 +106,8 @@ impl LowerFile for HostFile {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, LowerError> {
+        let is_beginning = offset < BEGINNING_BYTES && buf.len() >= LARGE_BYTES;
+        let _in_turn = is_beginning.then(|| self.beginning.lock());
         let mut done = match &self.ahead {
             Some(ahead) if !self.was_read.swap(true, Ordering::Relaxed) => {
                 self.read_first(ahead, buf, offset)

@@ -115,11 +115,12 @@ impl HostDir {
         }
     }
 
-    /// The threads that read ahead, as gettid(2) names them, for whoever says where they
-    /// may run; none without [`Self::with_read_ahead`]. They end with this.
+    /// The threads that read ahead, once they have begun, as gettid(2) names them, for
+    /// whoever says where they may run; none without [`Self::with_read_ahead`]. They end
+    /// with this.
     #[must_use]
-    pub fn read_ahead_threads(&self) -> &[i32] {
-        self.ahead.as_ref().map_or(&[], ReadAhead::ids)
+    pub fn read_ahead_threads(&self) -> Vec<i32> {
+        self.ahead.as_ref().map(ReadAhead::ids).unwrap_or_default()
     }
 
     /// Forgets what is cached of `path` and everything beneath: the base changed

@@ -45,8 +45,6 @@ const DIRECTORY_MAX_FILES: usize = 512;
 pub(crate) struct ReadAhead {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
-    /// As gettid(2) names them.
-    ids: Vec<i32>,
 }
 
 /// What the threads, the directory and its open files share.
@@ -56,6 +54,8 @@ pub(crate) struct Shared {
     plan: Mutex<Plan>,
     wake: Condvar,
     ended: AtomicBool,
+    /// The threads that have begun, as gettid(2) names them.
+    begun: Mutex<Vec<i32>>,
 }
 
 impl ReadAhead {
@@ -68,23 +68,18 @@ impl ReadAhead {
             plan: Mutex::new(Plan::new()),
             wake: Condvar::new(),
             ended: AtomicBool::new(false),
+            begun: Mutex::default(),
         });
         // Those that could be started end with it when one cannot.
         let mut this = Self {
             shared,
             threads: Vec::new(),
-            ids: Vec::new(),
         };
-        let (name, names) = std::sync::mpsc::channel();
         for _ in 0..THREADS {
-            let (shared, name) = (Arc::clone(&this.shared), name.clone());
+            let shared = Arc::clone(&this.shared);
             let thread = std::thread::Builder::new().name("read-ahead".into());
-            this.threads.push(thread.spawn(move || {
-                let _ = name.send(rustix::thread::gettid().as_raw_pid());
-                shared.run();
-            })?);
+            this.threads.push(thread.spawn(move || shared.run())?);
         }
-        this.ids.extend(names.iter().take(THREADS));
         Ok(this)
     }
 
@@ -92,8 +87,8 @@ impl ReadAhead {
         &self.shared
     }
 
-    pub(crate) fn ids(&self) -> &[i32] {
-        &self.ids
+    pub(crate) fn ids(&self) -> Vec<i32> {
+        self.shared.begun.lock().clone()
     }
 }
 
@@ -134,6 +129,8 @@ impl Shared {
     }
 
     fn run(&self) {
+        let own = rustix::thread::gettid().as_raw_pid();
+        self.begun.lock().push(own);
         // Of this thread alone. Without, it works as well, at the expense of others.
         let _ = rustix::process::setpriority_process(None, NICE);
         let mut plan = self.plan.lock();
@@ -311,7 +308,9 @@ mod tests {
     fn its_threads_are_known_by_their_ids() {
         let dir = tempfile::tempdir().unwrap();
         let ahead = started(dir.path(), LeftOut::default());
-        assert_eq!(ahead.ids().len(), THREADS);
+        while ahead.ids().len() < THREADS {
+            std::thread::yield_now();
+        }
         for id in ahead.ids() {
             let name = std::fs::read_to_string(format!("/proc/self/task/{id}/comm"));
             assert_eq!(name.unwrap().trim(), "read-ahead");

@@ -57,6 +57,8 @@ pub(crate) struct View {
     watcher: Option<DbWatcher>,
     pairing: Option<Arc<Pairing>>,
     served: Vec<Served>,
+    /// The lower layers of what is served.
+    lowers: Vec<Arc<HostDir>>,
 }
 
 struct Served {
@@ -193,6 +195,7 @@ impl View {
             watcher: watcher.ok(),
             pairing: Pairing::start(),
             served: Vec::new(),
+            lowers: Vec::new(),
         })
     }
 
@@ -215,12 +218,7 @@ impl View {
             }
             (Volume::Home, None) => return Err(self.failed(Path::new("$HOME"), "it is not known")),
         };
-        if let Some(pairing) = &self.pairing {
-            lower
-                .read_ahead_threads()
-                .iter()
-                .for_each(|thread| pairing.add_worker(*thread));
-        }
+        self.lowers.push(Arc::clone(&lower));
         let storage = self.database.volume(stored);
         let onlooker = Onlooker::new(onlooker);
         let served = start(storage, lower, device, onlooker, self.pairing.clone())
@@ -231,13 +229,17 @@ impl View {
     }
 
     /// Gives the process numbers in requests a meaning: they are those of `proc`,
-    /// the `/proc` of the namespace that the mounts were made in. From now on the
-    /// committer keeps off whoever asks.
+    /// the `/proc` of the namespace that the mounts were made in. From now on what works
+    /// beside those that answer keeps off whoever asks.
     pub(crate) fn show_processes(&self, proc: OwnedFd) {
         if let Some(pairing) = &self.pairing {
-            // Not earlier: the thread needs a moment to begin.
-            if let Some(committer) = self.database.committer_thread() {
-                pairing.add_worker(committer);
+            // Not earlier: the threads need a moment to begin.
+            let read_ahead = self
+                .lowers
+                .iter()
+                .flat_map(|lower| lower.read_ahead_threads());
+            for worker in read_ahead.chain(self.database.committer_thread()) {
+                pairing.add_worker(worker);
             }
             pairing.set_processes(proc);
         }

@@ -416,18 +416,18 @@ impl Gate {
         if inner.mode == Mode::Shared
             && let Some(open) = &mut inner.open
         {
+            let mut is_deleted = false;
             // Who has only read leaves all as it was: what the next compares with stays the
             // same, so that what others did meanwhile, or do from now on, is a change.
-            let now = inner
-                .has_written
-                .then(|| Left::of(&self.database, &open.files.wal, &open.files.shm).ok());
-            if let Some(now) = now {
+            if inner.has_written {
+                let now = Left::of(&self.database, &open.files.wal, &open.files.shm).ok();
+                is_deleted = now.is_some_and(|left| left.tells_of_deletion());
                 // What others committed while we were in must not be taken for ours.
                 open.left = now.filter(|_| self.is_version_as_noted(open));
             }
             sys::unlock(&open.files.shm, SHM_IN_USE);
             sys::unlock(&self.database, DATABASE_SHARED);
-            if now.flatten().is_some_and(|left| left.tells_of_deletion()) {
+            if is_deleted {
                 // No program that keeps to SQLite's locks could while we held them: a
                 // change of the journal mode of our own, which folds first, or
                 // somebody's hand. Our descriptors are of no use.
